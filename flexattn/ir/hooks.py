@@ -1,0 +1,62 @@
+"""What a kernel template asks of the mods, as graphs: the hand-over from passes to lowering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexattn.ir.nodes import DType, Node
+from flexattn.ir.program import CaptureType
+
+
+@dataclass(frozen=True)
+class CaptureGrad:
+    """One place where a captured tensor receives gradient.
+
+    Attributes:
+        capture: Number of the captured tensor.
+        indices: Safe index per dimension; may name hoisted values.
+        value: The gradient that this (q, kv) pair adds there, from ``score`` and ``grad``.
+        depends: What ``indices`` vary with inside one head: ``none``, ``q``, ``kv`` or ``qkv``.
+        dense: Whether q_idx and kv_idx both stand alone as an index, so that no two pairs of
+            one head meet in one element.
+        plain: Which of ``b`` and ``h`` stand alone as an index.
+    """
+
+    capture: int
+    indices: tuple[Node, ...]
+    value: Node
+    depends: str
+    dense: bool
+    plain: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The graphs spliced into one kernel.
+
+    Attributes:
+        uniform: Values of (b, h) alone, named ``u:0 u:1 …`` in the other graphs.
+        q: Values of (b, h, q_idx), named ``q:0 …``; may use ``u:*``.
+        kv: Values of (b, h, kv_idx), named ``kv:0 …``; may use ``u:*``.
+        mask: Whether the pair is kept, or None when all are.
+        score: The modified score, or None when unchanged.
+        fault: Whether the pair reads outside a capture or divides by zero in a way that can
+            reach the result, before the mask is asked; None when proved impossible.
+        score_grad: Gradient at the raw scaled score, from inputs ``score`` and ``grad``.
+        capture_grads: Gradients of captured tensors.
+        captures: Storage type of each capture.
+        numbers: dtype of each lifted number.
+        compute: dtype of scores.
+    """
+
+    uniform: tuple[Node, ...]
+    q: tuple[Node, ...]
+    kv: tuple[Node, ...]
+    mask: Node | None
+    score: Node | None
+    fault: Node | None
+    score_grad: Node | None
+    capture_grads: tuple[CaptureGrad, ...]
+    captures: tuple[CaptureType, ...]
+    numbers: tuple[DType, ...]
+    compute: DType
