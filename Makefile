@@ -1,0 +1,43 @@
+# Every target makes its own environment in .venv first; nothing else is touched.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+JOBS   ?= 2
+PIP_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types clean
+
+help:
+	@echo "make demo    train a small transformer on the CPU and show what came out (two minutes)"
+	@echo "make test    run every test that needs no GPU"
+	@echo "make lint    ruff, format and import order"
+	@echo "make types   mypy, strict on the core"
+	@echo "make clean   remove .venv and out/"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is " + sys.version) \
+		if sys.version_info < (3, 10) else 0'
+	@command -v $${CXX:-g++} >/dev/null || { echo "A C++ compiler (g++ or \$$CXX) is needed"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+		echo "python3 -m venv failed (on Debian: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		-c constraints.txt -e '.[gym,test,dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m attention_gym train --demo --out out/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not gpu' -q
+
+lint: $(READY)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(READY)
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,1 @@
+"""The gallery of attention variants: recipes, pictures and the command line."""

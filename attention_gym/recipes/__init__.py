@@ -1,0 +1,1 @@
+"""One file per attention variant, found by discovery (`attention_gym.gallery`)."""
