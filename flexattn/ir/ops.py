@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from flexattn.ir.nodes import BOOL, FLOATS, I64, DType
+from flexattn.ir.nodes import BOOL, FLOATS, I32, I64, DType
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Op:
         takes: What the arguments may be: ``float``, ``int``, ``bool``, ``number`` (int or
             float), ``integral`` (int or bool) or ``any``. All arguments have one dtype,
             except those of ``where`` (its first is bool), of casts and of ``override_grad``.
-        gives: Result dtype: ``same`` as the (last) argument, ``bool``, or ``float`` (the
-            mod's compute dtype).
+        gives: Result dtype: ``same`` as the (last) argument, ``bool``, ``int`` (i64), ``i32``,
+            ``i64``, or ``float`` (the mod's compute dtype).
     """
 
     name: str
@@ -80,6 +80,8 @@ _ROWS = (
     Op("to_float", lambda a, dtype: a.to(dtype), 1, "any", "float"),
     Op("to_int", lambda a, dtype: a.to(dtype), 1, "any", "int"),  # towards zero
     Op("to_bool", lambda a, dtype: a.to(dtype), 1, "any", "bool"),  # not equal to zero
+    Op("to_i32", lambda a, dtype: a.to(dtype), 1, "integral", "i32"),  # known to fit (narrowing)
+    Op("to_i64", lambda a, dtype: a.to(dtype), 1, "integral", "i64"),
     # rounding (floats)
     Op("floor", torch.floor, 1, "float", "same"),
     Op("ceil", torch.ceil, 1, "float", "same"),
@@ -131,8 +133,10 @@ def result_dtype(op: str, args: tuple[DType, ...], compute: DType) -> DType:
             return BOOL
         case "float":
             return compute
-        case "int":
+        case "int" | "i64":
             return I64
+        case "i32":
+            return I32
     return args[0] if op == "override_grad" else args[-1]
 
 
