@@ -119,6 +119,14 @@ class BlockMaskError(FlexAttentionError, ValueError):
     """A BlockMask does not fit the call, or its parts do not fit together."""
 
 
+class BlockMaskIndexError(BlockMaskError, IndexError):
+    """A BlockMask was indexed outside its batches, heads and query blocks, or along its keys."""
+
+
+class BlockMaskAttributeError(BlockMaskError, AttributeError):
+    """An attribute of a BlockMask that cannot change was assigned or deleted."""
+
+
 class BlockMaskDeviceError(FlexAttentionError, ValueError):
     """A BlockMask lies on another device than query."""
 
