@@ -1,0 +1,189 @@
+"""The form of a recipe: one attention variant with its formula, source, captures and pictures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, get_type_hints
+
+import torch
+from torch import Tensor
+
+FAMILIES = (
+    "causal, local, global",
+    "padding, packing, prefixes",
+    "generation structure",
+    "multimodal",
+    "vision and video",
+    "positional bias",
+    "score rescaling",
+    "data-dependent sparsity",
+    "systems",
+    "science and tables",
+)
+# What a recipe asks for beyond a pointwise function of the indices.
+NEEDS = {
+    "bh": "the mask differs over batch or head",
+    "gr": "a captured tensor is learned and gets a gradient",
+    "dv": "value vectors have another size than query and key vectors",
+}
+
+
+class MaskMod(Protocol):
+    """True where query ``q_idx`` may attend to key ``kv_idx``."""
+
+    def __call__(self, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor, /) -> Tensor: ...
+
+
+class ScoreMod(Protocol):
+    """The score that replaces ``score``."""
+
+    def __call__(
+        self, score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor, /
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of one attention call; ``kv_heads`` and ``kv_len`` of 0 mean "as the query's"."""
+
+    batch: int = 1
+    heads: int = 8
+    q_len: int = 1024
+    head_dim: int = 64
+    kv_heads: int = 0
+    kv_len: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        object.__setattr__(self, "kv_len", self.kv_len or self.q_len)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a variant comes from.
+
+    Attributes:
+        model: The model or library that uses it, with the values it uses.
+        paper: Identifier of the paper or the file that defines it.
+    """
+
+    model: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A case drawn by hand: rows are queries, columns are keys.
+
+    Cells are separated by blanks. ``#`` keeps the score as it is, ``.`` drops it, a number keeps it
+    with that value in place of the raw score ``raw``.
+
+    Attributes:
+        text: The drawing.
+        given: Parameters and captured tensors (as nested lists) the drawing is for.
+        raw: The raw score in every cell.
+        batch: The batch entry drawn.
+        head: The head drawn.
+    """
+
+    text: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+    raw: float = 0.0
+    batch: int = 0
+    head: int = 0
+
+    def cells(self) -> list[list[str]]:
+        return [line.split() for line in self.text.strip().splitlines()]
+
+    def scores(self) -> Tensor:
+        """The drawing as modified scores, -inf where dropped: [Q, KV]."""
+        value = {"#": self.raw, ".": float("-inf")}
+        rows = [[value[c] if c in value else float(c) for c in row] for row in self.cells()]
+        return torch.tensor(rows, dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One attention variant.
+
+    ``mask`` and ``score`` are factories: called with parameters and captured tensors by name they
+    return a mask_mod or score_mod. In their signatures a ``Tensor`` is a captured tensor; anything
+    else is a parameter, has a default, and becomes an option of the command line.
+
+    Attributes:
+        family: One of `FAMILIES`.
+        formula: The rule in one line, with ``q`` and ``kv`` as indices and ``s`` as scaled score.
+        sources: Models and papers, the defining one first.
+        mask: Factory of the mask_mod.
+        score: Factory of the score_mod.
+        captures: Makes realistic captured tensors by name: ``captures(sizes, **options)``.
+        parameters: Meaning and unit of each parameter, those of ``captures`` included.
+        captured: Shape, dtype and meaning of each captured tensor.
+        learned: Captured tensors that want a gradient.
+        equivalents: The same thing under other names, and where it is one off.
+        pictures: Hand-drawn cases.
+        needs: Keys of `NEEDS`.
+        sizes: A realistic size to run it at.
+        scale: Softmax scale, None for 1 / sqrt(head_dim).
+        name: File name, filled in by discovery.
+        summary: First line of the file's docstring, filled in by discovery.
+    """
+
+    family: str
+    formula: str
+    sources: tuple[Source, ...]
+    mask: Callable[..., MaskMod] | None = None
+    score: Callable[..., ScoreMod] | None = None
+    captures: Callable[..., dict[str, Tensor]] | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    captured: Mapping[str, str] = field(default_factory=dict)
+    learned: frozenset[str] = frozenset()
+    equivalents: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    needs: frozenset[str] = frozenset()
+    sizes: Sizes = Sizes()
+    scale: float | None = None
+    name: str = ""
+    summary: str = ""
+
+    @property
+    def kind(self) -> str:
+        return {(True, False): "mask", (False, True): "score"}.get(
+            (self.mask is not None, self.score is not None), "mask and score"
+        )
+
+    def factories(self) -> tuple[Callable[..., Any], ...]:
+        return tuple(f for f in (self.mask, self.score, self.captures) if f is not None)
+
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The recipe's parameters by name, annotations resolved to types."""
+        found: dict[str, inspect.Parameter] = {}
+        for factory in self.factories():
+            hints = get_type_hints(factory)
+            for name, parameter in inspect.signature(factory).parameters.items():
+                if hints.get(name) not in (Tensor, Sizes):
+                    found.setdefault(name, parameter.replace(annotation=hints.get(name, str)))
+        return found
+
+    def mods(self, given: Mapping[str, Any]) -> tuple[ScoreMod | None, MaskMod | None]:
+        """(score_mod, mask_mod) for parameters and captured tensors by name; others are let be.
+
+        Args:
+            given: Values by name; a parameter left out takes its default.
+        """
+
+        def make(factory: Callable[..., Any] | None) -> Any:
+            if factory is None:
+                return None
+            wanted = inspect.signature(factory).parameters
+            return factory(**{k: v for k, v in given.items() if k in wanted})
+
+        return make(self.score), make(self.mask)
+
+    def make_captures(self, sizes: Sizes, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        if self.captures is None:
+            return {}
+        wanted = inspect.signature(self.captures).parameters
+        return self.captures(sizes, **{k: v for k, v in given.items() if k in wanted})

@@ -1,0 +1,58 @@
+"""Packed documents with a causal sliding window: all three rules must hold."""
+
+from torch import Tensor
+
+from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+from attention_gym.recipes.document import packed_documents
+
+
+def causal_window_document(document: Tensor, window: int = 256) -> MaskMod:
+    """keep = 0 <= q - kv < window and document[b, q] == document[b, kv]"""
+
+    def mask_mod(b, h, q_idx, kv_idx):
+        causal = q_idx >= kv_idx
+        near = q_idx - kv_idx < window
+        same = document[b, q_idx] == document[b, kv_idx]
+        return causal & near & same
+
+    return mask_mod
+
+
+RECIPE = Recipe(
+    family="padding, packing, prefixes",
+    formula="keep = 0 <= q - kv < window and document[b, q] == document[b, kv]",
+    sources=(
+        Source("Mistral 7B window, trained on packed sequences", "arXiv:2310.06825"),
+        Source("torchtitan packed training", "torchtitan/models/attention.py"),
+    ),
+    mask=causal_window_document,
+    captures=packed_documents,
+    parameters={
+        "window": "keys visible to one query, itself included [tokens]",
+        "documents": "documents packed into each sequence [count]",
+    },
+    captured={
+        "document": "[B, S] int64: the document each token belongs to, S = max(Q_LEN, KV_LEN)"
+    },
+    equivalents=(
+        "flash-attn varlen with causal=True, window_size=(W - 1, 0): the same",
+        "flexattn and_masks(sliding_window, document): the same",
+        "attention-gym generate_sliding_window(W) inside a document mask: W + 1 keys, one more",
+    ),
+    pictures=(
+        Picture(
+            """
+            # . . . . . .
+            # # . . . . .
+            . # # . . . .
+            . . # # . . .
+            . . . . # . .
+            . . . . # # .
+            . . . . . # #
+            """,
+            given={"document": [[0, 0, 0, 0, 1, 1, 1]], "window": 2},
+        ),
+    ),
+    needs=frozenset({"bh"}),
+    sizes=Sizes(batch=2, q_len=2048),
+)

@@ -1,0 +1,72 @@
+"""Documents packed into one sequence: a query sees the keys of its own document."""
+
+import torch
+from torch import Tensor
+
+from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+
+
+def document(document: Tensor) -> MaskMod:
+    """keep = document[b, q] == document[b, kv]"""
+
+    def mask_mod(b, h, q_idx, kv_idx):
+        return document[b, q_idx] == document[b, kv_idx]
+
+    return mask_mod
+
+
+def packed_documents(sizes: Sizes, documents: int = 6) -> dict[str, Tensor]:
+    """Document numbers 0, 1, … with cuts drawn at random, others in every batch entry."""
+    length = max(sizes.q_len, sizes.kv_len)
+    generator = torch.Generator().manual_seed(0)
+    cuts = torch.randint(1, max(2, length), (sizes.batch, documents - 1), generator=generator)
+    starts = torch.zeros(sizes.batch, length + 1, dtype=torch.int64)
+    starts.scatter_add_(1, cuts, torch.ones_like(cuts))
+    return {"document": starts[:, :length].cumsum(1)}
+
+
+RECIPE = Recipe(
+    family="padding, packing, prefixes",
+    formula="keep = document[b, q] == document[b, kv]",
+    sources=(
+        Source("Packed pre-training (T5)", "arXiv:1910.10683"),
+        Source("NaViT, images packed into one sequence", "arXiv:2307.06304"),
+    ),
+    mask=document,
+    captures=packed_documents,
+    parameters={"documents": "documents packed into each sequence [count]"},
+    captured={
+        "document": "[B, S] int64: the document each token belongs to, S = max(Q_LEN, KV_LEN)"
+    },
+    equivalents=(
+        "attention-gym generate_doc_mask_mod(mask_mod, offsets): the same from offsets [D + 1], "
+        "with the inner mask on positions inside the document",
+        "flash-attn varlen with cu_seqlens = offsets: the same",
+        "transformers packed_sequence_mask_function(sequence_ids): the same",
+    ),
+    pictures=(
+        Picture(
+            """
+            # # # . . .
+            # # # . . .
+            # # # . . .
+            . . . # . .
+            . . . . # #
+            . . . . # #
+            """,
+            given={"document": [[0, 0, 0, 1, 2, 2]]},
+        ),
+        Picture(
+            """
+            # . # .
+            . # . #
+            # . # .
+            . # . #
+            """,
+            given={"document": [[9, 9, 9, 9], [0, 1, 0, 1]]},
+            batch=1,
+        ),
+    ),
+    needs=frozenset({"bh"}),
+    sizes=Sizes(batch=2, q_len=2048),
+)

@@ -1,0 +1,54 @@
+"""A prefix seen by all queries, causal after it."""
+
+from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+
+
+def prefix_lm(prefix: int = 128) -> MaskMod:
+    """keep = kv < prefix or q >= kv"""
+
+    def mask_mod(b, h, q_idx, kv_idx):
+        return (kv_idx < prefix) | (q_idx >= kv_idx)
+
+    return mask_mod
+
+
+RECIPE = Recipe(
+    family="padding, packing, prefixes",
+    formula="keep = kv < prefix or q >= kv",
+    sources=(
+        Source("T5, prefix language model", "arXiv:1910.10683"),
+        Source("UL2", "arXiv:2205.05131"),
+        Source("PaliGemma, image and prompt as prefix", "arXiv:2407.07726"),
+    ),
+    mask=prefix_lm,
+    parameters={"prefix": "leading tokens that every query sees [tokens]"},
+    equivalents=("attention-gym generate_prefix_lm_mask(P): the same",),
+    pictures=(
+        Picture(
+            """
+            # # . . .
+            # # . . .
+            # # # . .
+            # # # # .
+            # # # # #
+            """,
+            given={"prefix": 2},
+        ),
+        Picture(
+            """
+            # . .
+            # # .
+            # # #
+            """,
+            given={"prefix": 0},
+        ),
+        Picture(
+            """
+            # # #
+            # # #
+            """,
+            given={"prefix": 9},
+        ),
+    ),
+    sizes=Sizes(q_len=1024),
+)

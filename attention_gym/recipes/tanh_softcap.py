@@ -1,0 +1,38 @@
+"""Scores are squeezed smoothly into (-cap, cap) before the mask and the softmax."""
+
+import torch
+
+from attention_gym.recipe import Picture, Recipe, ScoreMod, Sizes, Source
+
+
+def tanh_softcap(cap: float = 50.0) -> ScoreMod:
+    """s' = cap * tanh(s / cap)"""
+
+    def score_mod(score, b, h, q_idx, kv_idx):
+        return cap * torch.tanh(score / cap)
+
+    return score_mod
+
+
+RECIPE = Recipe(
+    family="score rescaling",
+    formula="s' = cap * tanh(s / cap)",
+    sources=(
+        Source("Gemma 2 (cap 50)", "arXiv:2408.00118"),
+        Source("Grok-1 (cap 30)", "github.com/xai-org/grok-1"),
+    ),
+    score=tanh_softcap,
+    parameters={"cap": "bound of the score's magnitude, in units of the scaled score [1]"},
+    equivalents=(
+        "flash-attn softcap=cap: the same",
+        "attention-gym generate_tanh_softcap(cap): the same; approx=True rounds the tanh",
+        "transformers attn_logit_softcapping: the same, applied before the mask is added",
+    ),
+    pictures=(
+        # 2 tanh(1), 50 tanh(1) and 30 tanh(-2), to six digits.
+        Picture("1.523188 1.523188\n1.523188 1.523188", given={"cap": 2.0}, raw=2.0),
+        Picture("38.079708", given={"cap": 50.0}, raw=50.0),
+        Picture("-28.920827 -28.920827", given={"cap": 30.0}, raw=-60.0),
+    ),
+    sizes=Sizes(q_len=1024),
+)
