@@ -171,3 +171,7 @@ class CacheDirectoryError(FlexAttentionError, OSError):
 
 class ProgramTextError(FlexAttentionError, ValueError):
     """The text of a program cannot be read: damaged, or written by another version."""
+
+
+class InvalidGraphError(FlexAttentionError, RuntimeError):
+    """A graph breaks the rules of the operation table: a fault of flexattn itself."""
