@@ -1,0 +1,1 @@
+"""Graph to graph: from a program as traced to the graphs a kernel template asks for."""
