@@ -165,6 +165,10 @@ class CompilerFailedError(FlexAttentionError, RuntimeError):
     """The C++ compiler refused a generated kernel."""
 
 
+class TorchVersionError(FlexAttentionError, RuntimeError):
+    """The installed torch keeps something that flexattn needs in a way that is not known."""
+
+
 class CacheDirectoryError(FlexAttentionError, OSError):
     """The kernel cache cannot be written."""
 

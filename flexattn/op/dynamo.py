@@ -1,0 +1,127 @@
+"""What torch.compile records in place of attention and of mask building: operators over functions.
+
+Dynamo can neither run our tracer nor leave a call alone that takes a function. It knows one way
+to put functions into a graph: a higher-order operator with a front end that traces each of them
+into a subgraph and lifts what they capture. We have operators of our own and borrow the front
+end that PyTorch made for its flex_attention. When the graph runs, or when AOT Autograd or
+``torch.export`` traces it further, such an operator calls the ordinary function on the
+subgraphs; that traces them with our tracer and arrives at an operator of `op/operators.py`.
+
+The front end is found in a private table of Dynamo's, keyed by the operator's name. This module
+is the only one that touches it, and does so when Dynamo meets the first call: importing Dynamo
+earlier would cost every program a second.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch._ops import HigherOrderOperator
+from torch.fx import GraphModule
+
+from flexattn.errors import TorchVersionError
+
+OLDEST, NEWEST = "2.11", "2.13"
+"""The torch versions whose front end is known to be the one described here."""
+
+NAMES = ("flexattn_attention", "flexattn_blocks")
+_SIGNATURE = ("self", "tx", "query", "fn", "fn_name")
+
+
+class FunctionOperator(HigherOrderOperator):
+    """A function with mods among its arguments, as one node of a Dynamo graph.
+
+    Called as ``operator(mods, first, rest)``: the mods, a tensor on whose device they run, and
+    the other arguments. In graphs ``operator(mods, first, rest, captured)``, where the mods are
+    subgraphs and ``captured`` holds, for each, what it takes after the mod's own arguments.
+    """
+
+    def __init__(self, name: str, run: Callable[..., Any]) -> None:
+        super().__init__(name)
+        self.run = run
+
+    def __call__(
+        self,
+        mods: tuple[Any, ...],
+        first: Any,
+        rest: dict[str, Any],
+        captured: tuple[tuple[Any, ...], ...] | None = None,
+    ) -> Any:
+        if captured is not None:
+            mods = tuple(_bind(mod, values) for mod, values in zip(mods, captured, strict=True))
+        return self.run(mods, first, rest)
+
+
+def _bind(mod: GraphModule | None, values: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """The mod as users write it, of a subgraph and what it captured."""
+    if mod is None:
+        return None
+
+    def traced_by_dynamo(*arguments: Any) -> Any:
+        return mod(*arguments, *values)
+
+    return traced_by_dynamo
+
+
+def install() -> bool:
+    """Tell Dynamo how to record a ``FunctionOperator``; Dynamo calls it when it meets the first."""
+    import torch._dynamo.variables.higher_order_ops as dynamo_operators
+
+    try:
+        table = dynamo_operators._hop_name_to_variable_class
+        borrowed = dynamo_operators.FlexAttentionHigherOrderVariable
+        parameters = inspect.signature(borrowed.create_wrapped_node).parameters
+    except AttributeError as error:
+        raise _unknown_version(str(error)) from error
+    if tuple(parameters) != _SIGNATURE:
+        raise _unknown_version(f"create_wrapped_node takes {', '.join(parameters)}")
+    for name in NAMES:
+        if name not in table:
+            table[name] = _front_end(borrowed)
+    return True
+
+
+def _unknown_version(found: str) -> TorchVersionError:
+    return TorchVersionError(
+        f"torch.compile of torch {torch.__version__} records functions in a way unknown here: {found}.",
+        why=f"flexattn knows the way of torch {OLDEST} to {NEWEST}.",
+        fix="use one of these versions, or leave this attention call out of the compiled region "
+        "with torch.compiler.disable; it needs no compilation.",
+    )
+
+
+@lru_cache(maxsize=1)
+def _front_end(borrowed: Any) -> Any:
+    """PyTorch's front end for its flex_attention, given the arguments of ours."""
+    from torch._dynamo.utils import proxy_args_kwargs
+    from torch._dynamo.variables.builder import wrap_fx_proxy
+
+    class FunctionOperatorVariable(borrowed):
+        _HOP_NAME = "flexattn"
+
+        def call_function(self, tx: Any, args: Any, kwargs: Any) -> Any:
+            mods, first, rest = args
+            nodes, captured = [], []
+            for mod in mods.items:
+                if mod.is_python_constant() and mod.as_python_constant() is None:
+                    node, values = None, ()
+                else:
+                    kind = "score_mod" if not nodes and len(mods.items) == 2 else "mask_fn"
+                    node, values = self.create_wrapped_node(tx, first, mod, kind)
+                nodes.append(node)
+                captured.append(values)
+            (first, rest), _ = proxy_args_kwargs([first, rest], {})
+            arguments = (tuple(nodes), first, rest, tuple(captured))
+            proxy = tx.output.create_proxy("call_function", self.value, arguments, {})
+            return wrap_fx_proxy(tx=tx, proxy=proxy, example_value=None)
+
+    return FunctionOperatorVariable
+
+
+# Dynamo runs a function marked so when it meets the call, and takes the result for a constant:
+# what torch.compiler.assume_constant_result does, which would import Dynamo here and now.
+install._dynamo_marked_constant = True  # type: ignore[attr-defined]
