@@ -1,0 +1,1 @@
+"""Block-sparse masks: the BlockMask data structure, mask_mod combinators, and their building."""

@@ -1,0 +1,127 @@
+"""Mask functions and what can be made of them: and, or, not, and a mask seen through a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from flexattn.errors import ModSignatureError
+
+MaskMod: TypeAlias = Callable[[Any, Any, Any, Any], Any]
+"""``mask_mod(b, h, q_idx, kv_idx) -> bool``: whether this query attends to this key."""
+
+AxisMap: TypeAlias = Callable[[Any], Any]
+"""An index of a sliced mask to the index of the mask that it was cut from."""
+
+
+def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    """The mask_mod that keeps every pair."""
+    return b.new_ones((), dtype=torch.bool)
+
+
+def and_masks(*mask_mods: MaskMod) -> MaskMod:
+    """The mask_mod that keeps what all of ``mask_mods`` keep; everything when there are none."""
+    for mod in mask_mods:
+        check_callable(mod, "and_masks")
+
+    def and_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        result = b.new_ones((), dtype=torch.bool)
+        for mod in mask_mods:
+            result = result & mod(b, h, q_idx, kv_idx)
+        return result
+
+    return and_mask
+
+
+def or_masks(*mask_mods: MaskMod) -> MaskMod:
+    """The mask_mod that keeps what any of ``mask_mods`` keeps; nothing when there are none."""
+    for mod in mask_mods:
+        check_callable(mod, "or_masks")
+
+    def or_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        result = b.new_zeros((), dtype=torch.bool)
+        for mod in mask_mods:
+            result = result | mod(b, h, q_idx, kv_idx)
+        return result
+
+    return or_mask
+
+
+def not_mask(mask_mod: MaskMod) -> MaskMod:
+    """The mask_mod that keeps what ``mask_mod`` does not."""
+    check_callable(mask_mod, "not_mask")
+
+    def inverted_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        # `~True` is -2 for a mod that returns a Python bool; exclusive or is right for both.
+        return mask_mod(b, h, q_idx, kv_idx) ^ True
+
+    return inverted_mask
+
+
+def check_callable(mod: object, where: str) -> None:
+    """Raise ModSignatureError unless ``mod`` can be called; ``where`` names the caller."""
+    if not callable(mod):
+        raise ModSignatureError(
+            f"{where} got {mod!r:.80}, which is not callable.",
+            why="a mask is described by a function mask_mod(b, h, q_idx, kv_idx) -> bool.",
+            fix=f"pass the function itself, such as {where}(causal).",
+        )
+
+
+def rebase(mask_mod: MaskMod, b_map: AxisMap, h_map: AxisMap, q_map: AxisMap) -> MaskMod:
+    """``mask_mod`` for a mask whose indices are mapped before they are used."""
+
+    def sliced_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        return mask_mod(b_map(b), h_map(h), q_map(q_idx), kv_idx)
+
+    return sliced_mask
+
+
+def rebase_padded(
+    mask_mod: MaskMod, b_map: AxisMap, h_map: AxisMap, q_map: AxisMap, q_len: int
+) -> MaskMod:
+    """As ``rebase``, and drops queries that map to ``q_len`` and beyond: they never existed."""
+
+    def sliced_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        q = q_map(q_idx)
+        return (q < q_len) & mask_mod(b_map(b), h_map(h), q.clamp(max=q_len - 1), kv_idx)
+
+    return sliced_mask
+
+
+def identity_map(index: Any) -> Any:
+    """The axis was not sliced."""
+    return index
+
+
+def constant_map(value: int) -> AxisMap:
+    """The axis was cut to one entry, which serves every index (a mask of B=1 broadcasts)."""
+
+    def constant(index: Any) -> Any:
+        return index * 0 + value
+
+    return constant
+
+
+def offset_map(start: int) -> AxisMap:
+    """The axis was cut to a contiguous range from ``start``."""
+
+    def offset(index: Any) -> Any:
+        return index + start
+
+    return offset
+
+
+def lookup_map(table: Tensor, block: int) -> AxisMap:
+    """The axis was cut to the blocks of ``block`` indices that ``table`` (int64) lists."""
+
+    def lookup(index: Any) -> Any:
+        return table[index // block] * block + index % block
+
+    def lookup_one(index: Any) -> Any:
+        return table[index]
+
+    return lookup_one if block == 1 else lookup

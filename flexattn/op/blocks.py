@@ -1,0 +1,172 @@
+"""The block lists of a mask_mod: every pair is evaluated, by a kernel or the interpreter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from flexattn.errors import BackendError
+from flexattn.ir.interpreter import evaluate
+from flexattn.ir.nodes import BOOL, I64, Apply, Const, Load, Node, walk
+from flexattn.ir.program import Program
+from flexattn.ir.sites import find_sites
+from flexattn.masks.classify import Evaluate, classify, lower_edges
+from flexattn.masks.tables import cdiv, from_classes
+from flexattn.op.faults import fault_error
+from flexattn.op.kernels import facts_of, kernel_for
+from flexattn.op.programs import Bound, variant_of_text
+from flexattn.op.request import Call, Position
+from flexattn.passes.guard import Guarded, guard
+
+Shape: TypeAlias = tuple[int, int, int, int]
+Classes: TypeAlias = Callable[[Bound, Shape, tuple[int, int], torch.device], Tensor]
+
+INTERPRETED = 1 << 24
+"""Operations (pairs times nodes) that the interpreter does in less time than a compiler takes."""
+
+
+def block_classes(
+    bound: Bound,
+    shape: Shape,
+    block: tuple[int, int],
+    device: torch.device,
+    backend: str | None = None,
+) -> Tensor:
+    """EMPTY, PARTIAL or FULL per block of the mask: uint8 [B, H, rows, cols].
+
+    A mask that does not read b (or h) is evaluated for one, and the result repeats itself
+    without memory.
+    """
+    batch, heads, q_len, kv_len = shape
+    batch = batch if "b" in bound.variant.inputs else min(batch, 1)
+    heads = heads if "h" in bound.variant.inputs else min(heads, 1)
+    small = (batch, heads, q_len, kv_len)
+    if 0 in small:
+        sizes = (cdiv(q_len, block[0]), cdiv(kv_len, block[1]))
+        classes = torch.zeros((batch, heads, *sizes), dtype=torch.uint8, device=device)
+    else:
+        classes = _classifier(bound, small, device, backend)(bound, small, block, device)
+    return classes.expand(*shape[:2], -1, -1)
+
+
+def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str | None) -> Classes:
+    if backend is not None:
+        if backend not in CLASSIFIERS or (backend == "cpp" and device.type != "cpu"):
+            raise BackendError(
+                f"backend {backend!r} cannot make a mask on {device}.",
+                why=f"the backends for masks are {', '.join(map(repr, CLASSIFIERS))}; 'cpp' runs "
+                "on the CPU alone.",
+                fix="leave backend out, or pass 'eager'.",
+            )
+        return CLASSIFIERS[backend]
+    if device.type != "cpu":
+        return _eager
+    program = bound.variant.program
+    cost = math.prod(shape) * sum(isinstance(n, Load | Apply) for n in walk(program.mask))
+    return _eager if cost <= INTERPRETED and not bound.variant.kernels else _cpp
+
+
+def run_blocks(
+    captures: list[Tensor],
+    program: str,
+    ints: list[int],
+    floats: list[float],
+    batch: int,
+    heads: int,
+    q_len: int,
+    kv_len: int,
+    q_block: int,
+    kv_block: int,
+    separate_full: bool,
+    device: torch.device,
+) -> list[Tensor]:
+    """``kv_num_blocks, kv_indices`` and, with ``separate_full``, ``full_kv_*`` of a program.
+
+    This is the torch operator ``flexattn::blocks``; its arguments are those of
+    ``create_block_mask`` with the mask_mod as text, captured tensors and numbers.
+    """
+    bound = Bound(variant_of_text(program), captures, ints, floats)
+    shape, block = (batch, heads, q_len, kv_len), (q_block, kv_block)
+    classes = block_classes(bound, shape, block, torch.device(device))
+    partial, full = from_classes(classes, separate_full)
+    # An operator may not return one tensor's memory under two indices.
+    return [table.contiguous() for pair in (partial, full) if pair for table in pair]
+
+
+def evaluator(bound: Bound, shape: Shape, device: torch.device) -> Evaluate:
+    """The mask of ``bound`` by the interpreter; it raises where the user's mask is in error."""
+    program = bound.variant.program
+    guarded = _guarded(program)
+    numbers = _numbers(bound, device)
+    captures = [tensor.detach() for tensor in bound.captures]
+
+    def value(node: Node, grid: Sequence[Tensor]) -> Tensor:
+        env = dict(zip(("b", "h", "q_idx", "kv_idx"), grid)) | numbers
+        with torch.no_grad():
+            return evaluate(node, env, captures, program.compute, on_fault="safe")
+
+    def kept(*grid: Tensor) -> Tensor:
+        keep = value(guarded.root, grid)
+        if guarded.fault is not None:
+            bad = value(guarded.fault, grid) & keep
+            if bool(bad.any()):
+                raise fault_error(_as_call(bound, shape), _position(bad, grid))
+        return keep
+
+    return kept
+
+
+def _eager(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:
+    return classify(evaluator(bound, shape, device), shape, block, device)
+
+
+def _cpp(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:
+    batch, heads, q_len, kv_len = shape
+    rows, cols = cdiv(q_len, block[0]), cdiv(kv_len, block[1])
+    classes = torch.empty((batch, heads, rows, cols), dtype=torch.uint8)
+    kernel = kernel_for(bound.variant, "tiles", "f32", facts_of(bound, shape))
+    head = (classes.data_ptr(), 0, 0, 0, batch, heads, rows, cols, q_len, kv_len, *block)
+    fault = kernel.launch(head, bound.captures, bound.ints, bound.floats)
+    if fault is not None:
+        raise fault_error(_as_call(bound, shape), fault)
+    return lower_edges(classes, (q_len, kv_len), block)
+
+
+CLASSIFIERS: dict[str, Classes] = {"cpp": _cpp, "eager": _eager}
+
+
+def _as_call(bound: Bound, shape: Shape) -> Call:
+    """A call of these lengths on vectors of no elements: what messages about faults start from."""
+    batch, heads, q_len, kv_len = shape
+    query, key = (torch.empty((batch, heads, length, 0)) for length in (q_len, kv_len))
+    return Call(query, key, key, bound, [], (1, 1), 1.0, "eager", False, False)
+
+
+def _numbers(bound: Bound, device: torch.device) -> dict[str, Tensor]:
+    ints, floats = iter(bound.ints), iter(bound.floats)
+    dtypes = {I64: torch.int64, "f32": torch.float32, "f64": torch.float64}
+    return {
+        f"n{i}": torch.tensor(
+            next(ints) if kind == I64 else next(floats), dtype=dtypes[kind], device=device
+        )
+        for i, kind in enumerate(bound.variant.program.numbers)
+    }
+
+
+@lru_cache(maxsize=256)
+def _guarded(program: Program) -> Guarded:
+    root = program.mask if program.mask is not None else Const(True, BOOL)
+    return guard(root, find_sites(program), frozenset())
+
+
+def _position(bad: Tensor, grid: Sequence[Tensor]) -> Position:
+    """The first place of ``bad`` in terms of the indices that ``grid`` holds."""
+    full = bad.expand(torch.broadcast_shapes(*(index.shape for index in grid)))
+    at = full.nonzero()[0].tolist()
+    b, h, q, kv = (int(index.flatten()[place]) for index, place in zip(grid, at))
+    return b, h, q, kv

@@ -1,0 +1,186 @@
+"""create_block_mask and create_mask: a mask function made into block lists, or into a tensor."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexattn.errors import BlockMaskError, CaptureDeviceError, ModSignatureError
+from flexattn.ir.interpreter import evaluate
+from flexattn.masks import validate
+from flexattn.masks.block_mask import BlockMask
+from flexattn.masks.classify import PIECE, grid, pieces
+from flexattn.masks.fields import DEFAULT_BLOCK
+from flexattn.masks.mods import MaskMod
+from flexattn.masks.resize import register_classifier
+from flexattn.masks.tables import from_classes
+from flexattn.op.blocks import block_classes, evaluator
+from flexattn.op.programs import Bound, bind
+from flexattn.trace import trace_mod
+
+DeviceLike = torch.device | str | int | None
+
+
+def create_block_mask(
+    mask_mod: MaskMod,
+    B: int | None,
+    H: int | None,
+    Q_LEN: int,
+    KV_LEN: int,
+    device: DeviceLike = None,
+    BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK,
+    _compile: bool = False,
+    separate_full_blocks: bool = True,
+    compute_dq_write_order: bool = False,
+    dq_kv_order: bool = True,
+    *,
+    backend: str | None = None,
+) -> BlockMask:
+    """The block mask of ``mask_mod(b, h, q_idx, kv_idx) -> bool``.
+
+    Args:
+        mask_mod: Whether a query attends to a key. It is evaluated for every pair, in pieces.
+        B: Batches; None or 1 for a mask that all batches share.
+        H: Query heads; None or 1 for a mask that all heads share.
+        Q_LEN: Queries; 0 gives an empty mask.
+        KV_LEN: Keys.
+        device: Where the tables lie. By default where the tensors that mask_mod captures do,
+            or on the accelerator if there is one.
+        BLOCK_SIZE: (queries, keys) of a block, or one int for both; any size of 1 or more.
+        _compile: PyTorch's; without effect.
+        separate_full_blocks: Whether blocks that are kept whole get a list of their own, in
+            which mask_mod is not asked again.
+        compute_dq_write_order: PyTorch's; without effect, as gradients are repeatable anyway.
+        dq_kv_order: PyTorch's; without effect.
+        backend: ``"cpp"`` (a generated kernel), ``"eager"`` (the interpreter), or by default
+            the first that fits the device.
+
+    Raises:
+        IndexOutOfRangeError: mask_mod keeps a pair for which it reads outside a capture.
+    """
+    if _is_score_mod(mask_mod):
+        raise ModSignatureError(
+            f"create_block_mask got {_name(mask_mod)!r}, which takes a score.",
+            why="blocks are found with a mask_mod(b, h, q_idx, kv_idx) -> bool.",
+            fix="pass a mask_mod here, and the score_mod to flex_attention.",
+        )
+    block = validate.block_size(BLOCK_SIZE)
+    q_len, kv_len = validate.lengths((Q_LEN, KV_LEN))
+    shape = (_count(B, "B"), _count(H, "H"), q_len, kv_len)
+    bound = _bind(mask_mod)
+    chosen = _device(device, bound)
+    classes = block_classes(bound, shape, block, chosen, backend)
+    partial, full = from_classes(classes, separate_full_blocks)
+    return BlockMask._make(
+        partial,
+        full,
+        seq_lengths=(q_len, kv_len),
+        BLOCK_SIZE=block,
+        mask_mod=mask_mod,
+        _q_wanted=True,
+    )
+
+
+def create_mask(
+    mod_fn: Callable[..., Any],
+    B: int | None,
+    H: int | None,
+    Q_LEN: int,
+    KV_LEN: int,
+    device: DeviceLike = None,
+) -> Tensor:
+    """What a mod keeps, as bool [B, H, Q_LEN, KV_LEN].
+
+    ``mod_fn`` is a mask_mod, or a score_mod: that keeps a pair unless it turns a score of 0
+    into -inf.
+    """
+    lengths = validate.lengths((Q_LEN, KV_LEN))
+    shape = (_count(B, "B"), _count(H, "H"), *lengths)
+    is_score = _is_score_mod(mod_fn)
+    bound = _bind(mod_fn, "score" if is_score else "mask")
+    chosen = _device(device, bound)
+    kept = _score_keeps(bound, chosen) if is_score else evaluator(bound, shape, chosen)
+    mask = torch.empty(shape, dtype=torch.bool, device=chosen)
+    for box in pieces(shape, (1, 1), PIECE):
+        mask[tuple(slice(*bounds) for bounds in box)] = kept(*grid(*box, chosen))
+    return mask
+
+
+def _score_keeps(bound: Bound, device: torch.device) -> Callable[..., Tensor]:
+    program, captures = bound.variant.program, [tensor.detach() for tensor in bound.captures]
+
+    def kept(*indices: Tensor) -> Tensor:
+        env = dict(zip(("b", "h", "q_idx", "kv_idx"), indices))
+        env["score"] = torch.zeros((), device=device)
+        with torch.no_grad():
+            assert program.score is not None
+            score = evaluate(program.score, env, captures, program.compute)
+        return ~torch.isneginf(score)
+
+    return kept
+
+
+@register_classifier
+def _classify(
+    mask_mod: MaskMod,
+    shape: tuple[int, int, int, int],
+    block: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    return block_classes(_bind(mask_mod), shape, block, device)
+
+
+def _bind(mod: Callable[..., Any], kind: str = "mask") -> Bound:
+    traced = trace_mod(mod, kind)
+    return bind(None, traced, "f32") if kind == "mask" else bind(traced, None, "f32")
+
+
+def _count(value: int | None, name: str) -> int:
+    count = 1 if value is None else value
+    if not isinstance(count, int | torch.SymInt) or isinstance(count, bool) or count < 0:
+        raise BlockMaskError(
+            f"{name} is {value!r}.",
+            why="it counts batches or heads.",
+            fix=f"pass an int of 0 or more, or None for a mask that every {name} shares.",
+        )
+    return count
+
+
+def _device(device: DeviceLike, bound: Bound) -> torch.device:
+    """The device asked for, else that of the captures, else PyTorch's default for masks."""
+    found = {tensor.device for tensor in bound.captures if tensor.ndim or tensor.is_cuda}
+    if device is not None:
+        chosen = torch.device(device)
+        if chosen.type != "cpu" and chosen.index is None:
+            chosen = torch.empty(0, device=chosen).device
+    else:
+        fallback = torch.accelerator.current_accelerator() or torch.device("cpu")
+        chosen = min(found, key=str, default=fallback)
+    wrong = [tensor.device for tensor in bound.captures if tensor.device != chosen]
+    if wrong:
+        raise CaptureDeviceError(
+            f"mask_mod captures a tensor on {wrong[0]}, and the mask is made on {chosen}.",
+            why="one kernel reads both.",
+            fix=f"move the tensor with .to({str(chosen)!r}), or pass device={str(wrong[0])!r}.",
+        )
+    return chosen
+
+
+def _is_score_mod(mod: Callable[..., Any]) -> bool:
+    """Whether ``mod`` wants five arguments."""
+    if not callable(mod):
+        return False  # the tracer says so in better words
+    try:
+        parameters = inspect.signature(mod).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters) == 5
+
+
+def _name(mod: Callable[..., Any]) -> str:
+    return getattr(mod, "__name__", None) or type(mod).__name__
