@@ -1,0 +1,31 @@
+"""FlexAttention for the CPU: a Python score_mod and mask_mod become one fused C++ kernel."""
+
+from flexattn import errors
+from flexattn.masks.block_mask import BlockMask
+from flexattn.masks.mods import and_masks, noop_mask, not_mask, or_masks
+from flexattn.op.attention import flex_attention
+from flexattn.op.create import create_block_mask, create_mask
+from flexattn.op.options import FlexKernelOptions
+from flexattn.op.outputs import AuxOutput, AuxRequest
+from flexattn.runtime.counters import CacheInfo, cache_info, clear_cache
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuxOutput",
+    "AuxRequest",
+    "BlockMask",
+    "CacheInfo",
+    "FlexKernelOptions",
+    "__version__",
+    "and_masks",
+    "cache_info",
+    "clear_cache",
+    "create_block_mask",
+    "create_mask",
+    "errors",
+    "flex_attention",
+    "noop_mask",
+    "not_mask",
+    "or_masks",
+]

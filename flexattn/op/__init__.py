@@ -1,0 +1,1 @@
+"""The public operators: validate, select, launch, differentiate."""

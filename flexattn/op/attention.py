@@ -1,0 +1,227 @@
+"""``flex_attention``: checks its arguments, traces the mods, and sends the call on its way.
+
+A call takes one of four ways, decided by who is watching:
+
+=================================== ==========================================================
+Dynamo reads this function          one node of its graph (`op/dynamo.py`)
+functorch, a dispatch mode, or a    the torch operator (`op/operators.py`), which all of
+tensor subclass                     PyTorch's machinery understands
+autograd                            an autograd node around the kernels (`op/autograd.py`)
+nobody                              the kernel
+=================================== ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from flexattn import knobs
+from flexattn.errors import ArgumentError, BackendError, InputDeviceError
+from flexattn.ir.interpreter import compute_dtype
+from flexattn.masks.block_mask import BlockMask
+from flexattn.op import autograd, mask_reuse, operators
+from flexattn.op.call import BACKENDS, forward
+from flexattn.op.options import FlexKernelOptions, check_kernel_options
+from flexattn.op.outputs import AuxOutput, AuxRequest
+from flexattn.op.programs import bind
+from flexattn.op.request import Call, Outputs
+from flexattn.op.validate import (
+    check_block_mask,
+    check_flags,
+    check_inputs,
+    check_returns,
+    check_scale,
+)
+from flexattn.trace import trace_mod
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def flex_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score_mod: Callable[..., Any] | None = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    return_lse: bool = False,
+    kernel_options: FlexKernelOptions | None = None,
+    *,
+    return_aux: AuxRequest | None = None,
+    mask_mod: Callable[..., Any] | None = None,
+    backend: str | None = None,
+    deterministic: bool | None = None,
+) -> Any:
+    """Scaled dot-product attention with a score and a mask given as Python functions.
+
+    ``softmax(where(mask, score_mod(q·k * scale), -inf)) @ v``, in one generated kernel and with
+    a generated backward. A row with nothing to attend gives 0.
+
+    Args:
+        query: ``[B, Hq, M, D]``; float32, bfloat16, float16 or float64.
+        key: ``[B, Hkv, N, D]``; a batch size of 1 is shared by all of the query's.
+        value: ``[B, Hkv, N, Dv]``.
+        score_mod: ``score_mod(score, b, h, q_idx, kv_idx)`` gives the score to use.
+        block_mask: Which blocks to visit, and the mask_mod inside them; ours or PyTorch's.
+        scale: Factor on the dot products; ``1 / sqrt(D)`` by default.
+        enable_gqa: Let each key head serve ``Hq / Hkv`` query heads.
+        return_lse: Return ``(out, lse)``.
+        kernel_options: PyTorch's; checked, and without effect (`op/options.py`).
+        return_aux: Return ``(out, AuxOutput)`` with what is requested.
+        mask_mod: ``mask_mod(b, h, q_idx, kv_idx)``, instead of a block mask: one is made, and
+            used again while the mod's graph, numbers and captured values stay equal. To see
+            that, the captured values are compared byte by byte on each call.
+        backend: ``cpp``, ``eager``, or None for the device's own; the environment variable
+            ``FLEXATTN_BACKEND`` replaces None.
+        deterministic: Every backend repeats its results bit by bit, gradients of captured
+            tensors included; True, False and None are the same.
+
+    Returns:
+        ``[B, Hq, M, Dv]`` in the query's dtype and stride order, alone or with the above.
+
+    Raises:
+        FlexAttentionError: One of its subclasses in `flexattn.errors`, for each mistake.
+    """
+    lse, max_scores = check_returns(return_lse, return_aux)
+    if torch._C._is_any_autocast_enabled():
+        query, key, value = _autocast(query, key, value)
+    check_inputs(query, key, value, enable_gqa)
+    if kernel_options is not None:
+        check_kernel_options(kernel_options)
+    check_flags(enable_gqa=enable_gqa, deterministic=deterministic)
+    tables: Sequence[Tensor] = ()
+    block = (1, 1)
+    if mask_mod is not None:
+        made = _mask_of(mask_mod, block_mask, query, key)
+        tables, block = mask_reuse.tables_of(made), made.BLOCK_SIZE
+    elif block_mask is not None:
+        block_mask = mask_reuse.converted(block_mask)
+        check_block_mask(block_mask, query, key)
+        tables, block = mask_reuse.tables_of(block_mask), block_mask.BLOCK_SIZE
+        mask_mod = block_mask.mask_mod
+    out, lse_out, max_out = attend(
+        (score_mod, mask_mod),
+        query,
+        key,
+        value,
+        tables,
+        block,
+        check_scale(scale, query.shape[3]),
+        choose_backend(backend, query),
+        lse,
+        max_scores,
+    )
+    if return_aux is not None:
+        return out, AuxOutput(lse_out if lse else None, max_out if max_scores else None)
+    return (out, lse_out) if lse else out
+
+
+def attend(
+    mods: tuple[Callable[..., Any] | None, Callable[..., Any] | None],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tables: Sequence[Tensor],
+    block: tuple[int, int],
+    scale: float,
+    backend: str,
+    lse: bool,
+    max_scores: bool,
+) -> Outputs:
+    """Attention with arguments that were checked: traces (score_mod, mask_mod) and runs."""
+    compute = compute_dtype(query.dtype)
+    device = query.device
+    score_mod, mask_mod = mods
+    score = (
+        None if score_mod is None else trace_mod(score_mod, "score", compute=compute, device=device)
+    )
+    mask = None if mask_mod is None else trace_mod(mask_mod, "mask", compute=compute, device=device)
+    bound = bind(score, mask, compute)
+    call = Call(query, key, value, bound, tables, block, scale, backend, lse, max_scores)
+    tensors = (query, key, value, *bound.captures)
+    if _is_watched(tensors):
+        return operators.attend(call)
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return autograd.attend(call)
+    return forward(call)
+
+
+def _is_watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether something of PyTorch's needs to see the call as an operator."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
+        return True
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or tensor.is_meta:
+            return True
+    return False
+
+
+def _refuse_tangents(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            autograd.refuse_forward_mode()
+
+
+def choose_backend(backend: str | None, query: Tensor) -> str:
+    """The backend to use, after the argument, ``FLEXATTN_BACKEND`` and the device."""
+    name = backend or knobs.get("FLEXATTN_BACKEND")
+    if name is None:
+        if query.device.type in ("cpu", "meta"):
+            return "cpp"
+        raise InputDeviceError(
+            f"query lies on {query.device}.",
+            why="there is a kernel backend for CPU tensors only.",
+            fix='move the tensors to the CPU, or pass backend="eager" for the slow reference.',
+        )
+    if name == "triton":
+        raise BackendError(
+            "backend 'triton' is not part of this version.",
+            why="kernels are generated in C++ only.",
+            fix='pass backend="cpp" with CPU tensors, or backend="eager".',
+        )
+    if name not in BACKENDS:
+        raise BackendError(
+            f"there is no backend {name!r}.",
+            why="the backends are " + ", ".join(BACKENDS) + ".",
+            fix="pass one of them, or None; FLEXATTN_BACKEND counts where None is passed.",
+        )
+    if name == "cpp" and query.device.type not in ("cpu", "meta"):
+        raise BackendError(
+            f"backend 'cpp' cannot compute on {query.device}.",
+            why="its kernels run on the CPU.",
+            fix='move the tensors to the CPU, or pass backend="eager".',
+        )
+    return name
+
+
+def _mask_of(
+    mask_mod: Callable[..., Any], block_mask: BlockMask | None, query: Tensor, key: Tensor
+) -> BlockMask:
+    if block_mask is not None:
+        raise ArgumentError(
+            "both mask_mod and block_mask are given.",
+            why="a block_mask has a mask_mod of its own.",
+            fix="pass one of them, or create a block mask from and_masks(mask_mod, other).",
+        )
+    return mask_reuse.mask_for(mask_mod, query, key)
+
+
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    """What autocast makes of query, key and value, as for PyTorch's flex_attention."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [
+        t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+    ]
