@@ -71,7 +71,7 @@ def _quotient(divide: Callable[[int, int], int]) -> Callable[[Range, Range], Ran
 
 def _mod(a: Range, b: Range) -> Range | None:
     """The sign of the divisor, smaller than it; for positive ones no larger than the dividend."""
-    if 0 <= a[0] and 0 < b[0]:
+    if a[0] >= 0 and b[0] > 0:
         return a if b[0] > a[1] else (0, min(a[1], b[1] - 1))
     return min(0, b[0] + 1), max(0, b[1] - 1)
 
@@ -112,11 +112,11 @@ def _xor(a: Range, b: Range) -> Range | None:
 
 
 def _shl(a: Range, n: Range) -> Range | None:
-    return _mul(a, (1 << n[0], 1 << n[1])) if 0 <= n[0] and n[1] < 64 else None
+    return _mul(a, (1 << n[0], 1 << n[1])) if n[0] >= 0 and n[1] < 64 else None
 
 
 def _shr(a: Range, n: Range) -> Range | None:
-    return _hull(*(v >> s for v in a for s in n)) if 0 <= n[0] and n[1] < 64 else None
+    return _hull(*(v >> s for v in a for s in n)) if n[0] >= 0 and n[1] < 64 else None
 
 
 def _order(surely: Callable[[Range, Range], bool], never: Callable[[Range, Range], bool]):  # type: ignore[no-untyped-def]
@@ -156,6 +156,13 @@ def _not(a: Range) -> Range:
     return -a[1] - 1, -a[0] - 1
 
 
+_FLOAT_ONLY = (
+    *("floor", "ceil", "round", "trunc", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p"),
+    *("sqrt", "rsqrt", "sigmoid", "tanh", "erf", "erfc", "sin", "cos", "tan", "asin", "acos"),
+    *("atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "isnan", "isinf"),
+    "override_grad",
+)
+
 # None: the operation is on floats, or makes one.
 RULES: dict[str, Callable[..., Range | None] | None] = {
     "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
@@ -191,15 +198,11 @@ RULES: dict[str, Callable[..., Range | None] | None] = {
     "to_i32": _same_value,
     "to_i64": _same_value,
     "detach": _same_value,
-    **dict.fromkeys(
-        "floor ceil round trunc exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sigmoid tanh erf"
-        " erfc sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh isnan isinf"
-        " override_grad".split()
-    ),
+    **dict.fromkeys(_FLOAT_ONLY),
 }
 
 # On bools the operations that also work on integers are logic.
-BOOL_RULES: dict[str, Callable[..., Range]] = {
+BOOL_RULES: dict[str, Callable[..., Range | None]] = {
     "and": lambda a, b: (a[0] & b[0], a[1] & b[1]),
     "or": lambda a, b: (a[0] | b[0], a[1] | b[1]),
     "xor": lambda a, b: MAYBE if MAYBE in (a, b) else (a[0] ^ b[0], a[0] ^ b[0]),
@@ -219,8 +222,7 @@ def input_range(node: Input, inputs: Mapping[str, Range]) -> Range:
 
 def apply_range(op: str, dtype: DType, args: Sequence[Range | None]) -> Range:
     """The range of ``op`` on arguments with these ranges (None is a float)."""
-    rule = BOOL_RULES.get(op) if dtype == BOOL else None
-    rule = rule or RULES[op]
+    rule = BOOL_RULES[op] if dtype == BOOL and op in BOOL_RULES else RULES[op]
     if rule is None or None in args:
         return FULL[dtype]
     found = rule(*args)

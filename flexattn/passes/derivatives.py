@@ -165,13 +165,14 @@ RULES: dict[str, Rule | None] = {
     "fmod": _remainder("truncdiv"),
     "pow": _power,
     # comparison and logic
-    **dict.fromkeys("eq ne lt le gt ge and or xor not shl shr".split()),
+    **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge")),
+    **dict.fromkeys(("and", "or", "xor", "not", "shl", "shr")),
     # choice and conversion
     "where": _chosen,
     "to_float": _cast,
-    **dict.fromkeys("to_int to_bool to_i32 to_i64".split()),
+    **dict.fromkeys(("to_int", "to_bool", "to_i32", "to_i64")),
     # rounding
-    **dict.fromkeys("floor ceil round trunc".split()),
+    **dict.fromkeys(("floor", "ceil", "round", "trunc")),
     # exponentials and their kin
     "exp": of_result(_mul),
     "exp2": of_result(lambda g, y: _mul(g, _scale(y, _LN2))),

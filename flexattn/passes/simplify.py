@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeGuard
 
 from flexattn.ir.nodes import BOOL, F32, FLOATS, INTS, Apply, Const, Node, rewrite
 from flexattn.ir.ops import result_dtype
@@ -61,7 +62,7 @@ def _is(node: Node, value: bool | int | float) -> bool:
     return isinstance(node, Const) and node.value == value
 
 
-def _is_op(node: Node, *ops: str) -> bool:
+def _is_op(node: Node, *ops: str) -> TypeGuard[Apply]:
     return isinstance(node, Apply) and node.op in ops
 
 
@@ -189,10 +190,10 @@ def _same(node: Apply) -> Node | None:
 def _nested(node: Apply) -> Node | None:
     """``min(min(x, c), d)`` is ``min(x, min(c, d))`` for integers, and so for max."""
     a, b = node.args
-    if node.dtype in INTS and isinstance(b, Const) and _is_op(a, node.op):
-        if isinstance(a.args[1], Const):
-            return make(node.op, a.args[0], make(node.op, a.args[1], b))
-    return None
+    if node.dtype not in INTS or not isinstance(b, Const) or not _is_op(a, node.op):
+        return None
+    inner = a.args[1]
+    return make(node.op, a.args[0], make(node.op, inner, b)) if isinstance(inner, Const) else None
 
 
 # Comparison and logic -------------------------------------------------------------------------
@@ -264,10 +265,11 @@ def _xor(node: Apply) -> Node | None:
 
 def _not(node: Apply) -> Node | None:
     (a,) = node.args
-    if _is_op(a, *OPPOSITE):
-        if a.op in ("eq", "ne") or a.args[0].dtype not in FLOATS:  # type: ignore[attr-defined]
-            return make(OPPOSITE[a.op], *a.args)  # type: ignore[attr-defined]
-    return None
+    if not _is_op(a, *OPPOSITE):
+        return None
+    # Not less is greater or equal, but for NaN.
+    sound = a.op in ("eq", "ne") or a.args[0].dtype not in FLOATS
+    return make(OPPOSITE[a.op], *a.args) if sound else None
 
 
 # Choice and conversion ------------------------------------------------------------------------
