@@ -166,9 +166,11 @@ def _fold_pair(
 ) -> tuple[Tensor, Tensor]:
     """key and value for the folded batch: both shared by all of it, or neither."""
     folded = [_fold(t, dim, samples, batch) for t, dim in zip((key, value), dims)]
-    key, value = (t.expand(samples * batch, *t.shape[1:]) for t in folded) if (
-        folded[0].shape[0] != folded[1].shape[0]
-    ) else folded
+    key, value = (
+        (t.expand(samples * batch, *t.shape[1:]) for t in folded)
+        if (folded[0].shape[0] != folded[1].shape[0])
+        else folded
+    )
     return key, value
 
 

@@ -21,8 +21,11 @@ from torch.autograd.function import _SingleLevelFunction
 from torch.utils.flop_counter import register_flop_formula
 
 from flexattn.errors import DoubleBackwardError, ForwardADError
-from flexattn.op.call import run_backward, run_blocks, run_forward
+from flexattn.op.blocks import run_blocks
+from flexattn.op.call import run_backward, run_forward
 from flexattn.op.outputs import dense_strides, empty_like_query
+from flexattn.op.programs import Bound
+from flexattn.op.request import Call, Outputs
 
 LIBRARY = torch.library.Library("flexattn", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
@@ -50,6 +53,31 @@ LIBRARY.define(
 forward_op = torch.ops.flexattn.forward.default
 backward_op = torch.ops.flexattn.backward.default
 blocks_op = torch.ops.flexattn.blocks.default
+
+
+def attend(call: Call) -> Outputs:
+    """The call as an operator, for whoever watches operators."""
+    bound = call.bound
+    out, lse, max_scores = forward_op(
+        *(call.query, call.key, call.value, list(bound.captures), list(call.tables)),
+        *(bound.variant.text, bound.ints, bound.floats, call.scale, call.options()),
+    )
+    return out, lse if call.lse else None, max_scores if call.max_scores else None
+
+
+def block_tables(
+    bound: Bound,
+    shape: tuple[int, int, int, int],
+    block: tuple[int, int],
+    separate_full: bool,
+    device: torch.device,
+) -> list[Tensor]:
+    """The tables of a mask of ``shape`` (B, H, Q_LEN, KV_LEN) as an operator; see ``run_blocks``."""
+    tables: list[Tensor] = blocks_op(
+        *(list(bound.captures), bound.variant.text, bound.ints, bound.floats),
+        *(*shape, *block, separate_full, device),
+    )
+    return tables
 
 
 # The kernels ----------------------------------------------------------------------------------
@@ -108,7 +136,12 @@ def _backward_shapes(
         tensor.new_empty_strided(tensor.shape, dense_strides(tensor))
         for tensor in (query, key, value)
     )
-    return grad_query, grad_key, grad_value, [captures[i].new_empty(captures[i].shape) for i in grads]
+    return (
+        grad_query,
+        grad_key,
+        grad_value,
+        [captures[i].new_empty(captures[i].shape) for i in grads],
+    )
 
 
 @torch.library.register_fake("flexattn::blocks", lib=LIBRARY)

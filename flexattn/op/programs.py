@@ -128,7 +128,7 @@ _LIFTED = object()
 
 def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
     """The program of a call and the values that go with it."""
-    numbers, captures, links = _merge(score, mask)
+    numbers, captures, links = merge(score, mask)
     key = (score and score.structure, mask and mask.structure, links, compute)
     family = _families.get(key)
     variant = None
@@ -159,7 +159,7 @@ def clear_programs() -> None:
     variant_of_text.cache_clear()
 
 
-def _merge(
+def merge(
     score: Traced | None, mask: Traced | None
 ) -> tuple[tuple[Number, ...], list[Tensor], tuple[int, ...]]:
     """Numbers and captures of both mods, and the place of each of the mask's captures."""
@@ -196,18 +196,18 @@ def _find_or_make(
             del _families[next(iter(_families))]
         family = _families[key] = _Family(first=numbers)
     else:
-        family.lifted |= _newly_varying(family, numbers, _must_bake(score, mask))
+        family.lifted |= _newly_varying(family, numbers, must_bake_of(score, mask))
     known = family.variants.get(_variant_key(numbers, family.lifted))
     if known is not None:
         return known
-    variant = _make(numbers, family.lifted, score, mask, captures, links, compute)
+    variant = make_variant(numbers, family.lifted, score, mask, captures, links, compute)
     if len(family.variants) >= VARIANT_LIMIT:
         del family.variants[next(iter(family.variants))]
     family.variants[_variant_key(numbers, family.lifted)] = variant
     return variant
 
 
-def _make(
+def make_variant(
     numbers: tuple[Number, ...],
     lifted: frozenset[int],
     score: Traced | None,
@@ -216,8 +216,9 @@ def _make(
     links: tuple[int, ...],
     compute: str,
 ) -> Variant:
+    """The program with the numbers at positions ``lifted`` as inputs and the others built in."""
     positions = tuple(sorted(lifted))
-    kinds = tuple(compute if isinstance(numbers[at], float) else I64 for at in positions)
+    kinds = tuple(compute if isinstance(numbers[at], (float, torch.SymFloat)) else I64 for at in positions)
     inputs = {
         at: Input(f"n{i}", kind) for i, (at, kind) in enumerate(zip(positions, kinds, strict=True))
     }
@@ -242,7 +243,8 @@ def _renumber(root: Node, links: Sequence[int]) -> Node:
     return rewrite(root, rule)
 
 
-def _must_bake(score: Traced | None, mask: Traced | None) -> frozenset[int]:
+def must_bake_of(score: Traced | None, mask: Traced | None) -> frozenset[int]:
+    """Positions of the numbers that the tracer needs as constants."""
     split = len(score.numbers) if score is not None else 0
     own = score.must_bake if score is not None else frozenset()
     return own | {at + split for at in (mask.must_bake if mask is not None else ())}

@@ -1,0 +1,68 @@
+"""Programs of mods that meet symbolic numbers, as they do while PyTorch traces one graph for many.
+
+A ``SymInt`` becomes a lifted number whatever its value, so that the graph serves every value. A
+``SymFloat`` becomes a captured 0-d tensor: AOT Autograd turns arithmetic of symbolic floats into
+arithmetic of tensors, and would otherwise compile again for every value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from flexattn.ir.nodes import I64, Input, Load, Node, rewrite
+from flexattn.ir.program import CaptureType, Program
+from flexattn.op import programs
+from flexattn.op.programs import Bound, Variant
+from flexattn.trace import Traced
+
+SYMBOLIC = (torch.SymInt, torch.SymFloat)
+
+
+def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
+    """As ``programs.bind``, for numbers that may be symbolic."""
+    numbers, captures, links = programs.merge(score, mask)
+    symbolic = {at for at, number in enumerate(numbers) if isinstance(number, SYMBOLIC)}
+    if not symbolic:
+        return programs.bind(score, mask, compute)
+    lifted = frozenset(symbolic - programs.must_bake_of(score, mask))
+    variant = programs.make_variant(numbers, lifted, score, mask, captures, links, compute)
+    values = [numbers[at] for at in variant.positions]
+    ints = [value for value in values if isinstance(value, torch.SymInt)]
+    floats = [value for value in values if isinstance(value, torch.SymFloat)]
+    if floats:
+        captures = [*captures, *map(_as_tensor, floats)]
+        variant = Variant(_floats_as_captures(variant.program))
+    return Bound(variant, captures, ints, [], score, mask)
+
+
+def _as_tensor(value: torch.SymFloat) -> Tensor:
+    # A product with a tensor is what AOT Autograd's pass over symbolic floats recognizes.
+    return torch.ones((), dtype=torch.float64) * value
+
+
+def _floats_as_captures(program: Program) -> Program:
+    """``program`` with its lifted floats as further captures, in order."""
+    inputs: dict[str, Node] = {}
+    captures = list(program.captures)
+    ints = 0
+    for i, kind in enumerate(program.numbers):
+        if kind == I64:
+            inputs[f"n{i}"] = Input(f"n{ints}", I64)
+            ints += 1
+        else:
+            inputs[f"n{i}"] = Load(len(captures), (), kind)
+            captures.append(CaptureType("f64", 0))
+
+    def rule(node: Node) -> Node:
+        return inputs.get(node.name, node) if isinstance(node, Input) else node
+
+    return replace(
+        program,
+        score=None if program.score is None else rewrite(program.score, rule),
+        mask=None if program.mask is None else rewrite(program.mask, rule),
+        captures=tuple(captures),
+        numbers=(I64,) * ints,
+    )
