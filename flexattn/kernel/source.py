@@ -1,0 +1,168 @@
+"""From a program to the text of one kernel, and to the key it is cached under.
+
+The key comes from the program and from the generator's own files, not from the rendered text,
+so a kernel that is cached already costs no passes and no lowering.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import codegen_templates
+from flexattn import ir, knobs, lowering, passes, template
+from flexattn.ir.hooks import Hooks
+from flexattn.ir.printer import print_program
+from flexattn.ir.program import Program
+from flexattn.ir.sites import Proof
+from flexattn.kernel import config
+from flexattn.kernel import isa as isa_module
+from flexattn.kernel.isa import Isa
+from flexattn.kernel.spec import SPECS, KernelSpec
+from flexattn.lowering.to_cpp import lower_hooks
+from flexattn.passes.pipeline import build_hooks
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSource:
+    """One kernel to be had: everything that decides its text, and the text when asked for.
+
+    Attributes:
+        spec: Forward, backward or tiles.
+        program: The mods.
+        dtype: Storage dtype of q, k, v: f32 bf16 f16 f64.
+        isa: Instruction set.
+        grads: Captures that want a gradient (backward).
+        proved: What is known of the program's sites (`ir/sites.py`).
+        wide: Keep index arithmetic in 64 bits.
+        key: Name in the cache.
+    """
+
+    spec: KernelSpec
+    program: Program
+    dtype: str
+    isa: Isa
+    grads: frozenset[int]
+    proved: frozenset[Proof]
+    wide: bool
+    program_text: str
+    key: str
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Compiler options."""
+        return config.compiler_flags(self.isa)
+
+    @functools.cached_property
+    def hooks(self) -> Hooks:
+        """The graphs spliced into the template."""
+        return build_hooks(
+            self.program,
+            direction=self.spec.name,
+            grads=self.grads,
+            proved=self.proved,
+            wide=self.wide,
+        )
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The kernel's self-contained C++ file."""
+        return template.render(
+            self.spec.template,
+            mods=lower_hooks(self.hooks),
+            defines=config.defines(self.dtype, self.isa),
+            head=self._head(),
+        )
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Facts stored beside the kernel; ``capture_grads`` tells what buffers it fills."""
+        return {
+            "direction": self.spec.name,
+            "dtype": self.dtype,
+            "isa": self.isa.name,
+            "wide": self.wide,
+            "proved": sorted(map(list, self.proved)),
+            "capture_grads": [
+                {
+                    "capture": grad.capture,
+                    "depends": grad.depends,
+                    "dense": grad.dense,
+                    "plain": sorted(grad.plain),
+                }
+                for grad in self.hooks.capture_grads
+            ],
+        }
+
+    def _head(self) -> list[str]:
+        lines = [f"flexattn {self.spec.name} kernel, {self.dtype} inputs, {self.isa.name}"]
+        lines += [f"generated from codegen_templates/cpp/{self.spec.template} and this program:"]
+        lines += [f"  {line}" for line in self.program_text.splitlines()]
+        return [*lines, "compile: g++ " + " ".join(self.flags)]
+
+
+def kernel_source(
+    program: Program,
+    direction: str,
+    *,
+    dtype: str,
+    isa: Isa | None = None,
+    grads: Iterable[int] = frozenset(),
+    proved: Iterable[Proof] = frozenset(),
+    wide: bool = False,
+) -> KernelSource:
+    """What kernel to run; its text is generated when first asked for.
+
+    Args:
+        program: The mods.
+        direction: ``forward``, ``backward`` or ``tiles``.
+        dtype: Storage dtype of q, k, v: f32 bf16 f16 f64; f32 for tiles.
+        isa: Instruction set; None for the best of this machine.
+        grads: Captures that want a gradient (backward only).
+        proved: Sites known to be harmless for the lengths at hand.
+        wide: Keep index arithmetic in 64 bits, for lengths or numbers beyond the limits that
+            narrow kernels assume (`passes/narrow.py`).
+
+    Raises:
+        ArgumentError: ``FLEXATTN_ISA`` names an instruction set this machine lacks.
+    """
+    spec = SPECS[direction]
+    isa = isa or isa_module.host()
+    grads, proved = frozenset(grads), frozenset(proved)
+    text = print_program(program)
+    parts = (
+        _generator_digest(),
+        spec.name,
+        dtype,
+        isa.name,
+        platform.machine(),
+        " ".join(config.compiler_flags(isa)),
+        knobs.get("FLEXATTN_CXX") or os.environ.get("CXX") or "",
+        repr(sorted(grads)),
+        repr(sorted(proved)),
+        repr(wide),
+        text,
+    )
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
+    return KernelSource(spec, program, dtype, isa, grads, proved, wide, text, key)
+
+
+@functools.cache
+def _generator_digest() -> str:
+    # Everything that has a say in a kernel's text, so that no edit leaves stale kernels behind.
+    digest = hashlib.sha256()
+    for package in (ir, passes, lowering, codegen_templates):
+        folder = Path(next(iter(package.__path__)))
+        for path in sorted(folder.rglob("*.*")):
+            if path.suffix in (".py", ".h", ".cpp"):
+                digest.update(path.relative_to(folder).as_posix().encode())
+                digest.update(path.read_bytes())
+    for path in (Path(template.__file__), Path(__file__)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

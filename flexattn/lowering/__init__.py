@@ -1,0 +1,1 @@
+"""Graphs to source text, one target a module; each target is a table from operation to spelling."""

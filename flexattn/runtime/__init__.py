@@ -1,0 +1,1 @@
+"""Compilers, the kernel cache on disk, and launching: everything that touches the machine."""

@@ -1,0 +1,55 @@
+"""Makes one self-contained C++ file of a template: includes inlined, mods spliced in."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+from collections.abc import Iterable, Mapping
+
+BEGIN_MODS, END_MODS = "// >>> mods", "// <<< mods"
+_INCLUDE = re.compile(r'^#include "([^"]+)"\s*$')
+
+
+def render(
+    template: str,
+    *,
+    mods: str | None = None,
+    defines: Mapping[str, int] | None = None,
+    head: Iterable[str] = (),
+) -> str:
+    """The text of one kernel.
+
+    Args:
+        template: File of `codegen_templates/cpp`.
+        mods: Replaces the lines between the two mods marks; None keeps the identities.
+        defines: Macros set before everything else.
+        head: Comment lines for the top of the file.
+    """
+    lines = [f"// {line}".rstrip() for line in head]
+    lines += [f"#define {name} {value}" for name, value in (defines or {}).items()]
+    _inline(template, mods, lines, set())
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def part(name: str) -> str:
+    """Text of one file of `codegen_templates/cpp`."""
+    folder = importlib.resources.files("codegen_templates") / "cpp"
+    return folder.joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
+def _inline(name: str, mods: str | None, out: list[str], done: set[str]) -> None:
+    done.add(name)
+    text = part(name)
+    if mods is not None and BEGIN_MODS in text:
+        before, _, rest = text.partition(BEGIN_MODS)
+        after = rest.partition(END_MODS)[2]
+        text = f"{before}{BEGIN_MODS}\n{mods.strip()}\n{END_MODS}{after}"
+    out.append(f"// ---- {name}")
+    for line in text.splitlines():
+        include = _INCLUDE.match(line)
+        if include is None:
+            out.append(line)
+        elif include[1] not in done:
+            _inline(include[1], mods, out, done)
