@@ -1,0 +1,178 @@
+"""The command line: `python -m flexattn info | explain | compile | cache | bench`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from flexattn import knobs
+from flexattn.bench import report, suites
+from flexattn.errors import ArgumentError, FlexAttentionError
+from flexattn.kernel import isa
+from flexattn.reports.compile_only import DIRECTIONS, compile_only, kind_of
+from flexattn.reports.explain import explain
+from flexattn.runtime import cache, compiler
+from flexattn.runtime.counters import clear_cache
+
+EXAMPLES = """examples:
+  python -m flexattn info
+  python -m flexattn explain attention_gym.recipes.alibi:example --kernel forward
+  python -m flexattn compile mymodule:my_mod --direction backward --dtype bfloat16 --json
+  python -m flexattn cache --clear
+  python -m flexattn bench cpu-forward --json --plot forward.svg
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked, 1 on an error, 2 on a wrong command line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except FlexAttentionError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m flexattn", epilog=EXAMPLES, formatter_class=raw)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=EXAMPLES, formatter_class=raw
+        )
+        command.set_defaults(run=run)
+        command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return command
+
+    add("info", _info, "what this machine offers: compiler, instruction set, cache, settings")
+    command = add("explain", _explain, "every stage of one mod, from its graph to its cost")
+    _mod_arguments(command)
+    command.add_argument("--kernel", choices=DIRECTIONS[:2], help="print this kernel's text too")
+    command = add("compile", _compile, "compile the kernel of one mod without running it")
+    _mod_arguments(command)
+    command.add_argument("--direction", choices=DIRECTIONS, default="forward")
+    command.add_argument("--target", default="cpp", help="cpp, or one of " + ", ".join(isa.ISAS))
+    command = add("cache", _cache, "what the kernel cache holds")
+    command.add_argument("--clear", action="store_true", help="delete all kernels")
+    command = add("bench", _bench, "measure this machine; ratios above 1 mean flexattn is faster")
+    command.add_argument("suite", choices=suites.SUITES)
+    command.add_argument("--rounds", type=int, default=7, help="timings per contestant")
+    command.add_argument("--no-peers", action="store_true", help="leave torch's compiled flex out")
+    command.add_argument("--output", type=pathlib.Path, help="also write the JSON here")
+    command.add_argument("--plot", type=pathlib.Path, help="write a bar chart (.png or .svg)")
+    return parser
+
+
+def _mod_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("mod", metavar="MODULE:FUNCTION", help="a score_mod or mask_mod")
+    command.add_argument("--q-len", type=int, default=1024)
+    command.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16", "float64"), default="float32"
+    )
+
+
+def find_mod(path: str) -> Callable[..., Any]:
+    """The function named ``module:function``; attributes may follow with dots."""
+    module, _, name = path.partition(":")
+    sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(
+            f"there is no mod {path!r}.",
+            why=f"{error}.",
+            fix="name it as MODULE:FUNCTION, where MODULE can be imported from here.",
+        ) from error
+    finally:
+        sys.path.remove("")
+    return found  # type: ignore[no-any-return]
+
+
+def _info(arguments: Any) -> int:
+    entries = cache.entries()
+    facts = report.machine() | {
+        "instruction_set": isa.host().name,
+        "compiler": str(compiler.find()),
+        "cache_directory": str(cache.directory()),
+        "cached_kernels": len(entries),
+        "settings": {name: knobs.get(name) for name in knobs.KNOBS},
+    }
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for name, value in facts.items():
+            print(f"{name:<16} {value}")
+    return 0
+
+
+def _explain(arguments: Any) -> int:
+    mod = find_mod(arguments.mod)
+    mods = {f"{kind_of(mod)}_mod": mod}
+    told = explain(**mods, Q_LEN=arguments.q_len, dtype=getattr(torch, arguments.dtype))
+    if arguments.json:
+        print(told.to_json())
+    else:
+        print(told)
+        if arguments.kernel:
+            print(f"\n== {arguments.kernel} kernel ==\n{getattr(told, arguments.kernel)}")
+    return 0
+
+
+def _compile(arguments: Any) -> int:
+    facts = compile_only(
+        find_mod(arguments.mod),
+        arguments.target,
+        direction=arguments.direction,
+        dtype=getattr(torch, arguments.dtype),
+        Q_LEN=arguments.q_len,
+    )
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for name, value in facts.items():
+            print(f"{name:<10} {value}")
+    return 0
+
+
+def _cache(arguments: Any) -> int:
+    if arguments.clear:
+        clear_cache()
+        removed = cache.empty()
+        print(json.dumps({"removed": removed}) if arguments.json else f"{removed} kernels deleted")
+        return 0
+    rows = [entry.meta | {"key": entry.folder.name} for entry in cache.entries()]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    print(f"{len(rows)} kernels in {cache.directory()}")
+    for row in rows:
+        print(f"{row['key'][:12]}  {row['direction']:<8}  {row['dtype']:<4}  {row['isa']}")
+    return 0
+
+
+def _bench(arguments: Any) -> int:
+    measure, steps = suites.SUITES[arguments.suite]
+    with report.progress(steps, arguments.suite) as tick:
+        rows = list(measure(arguments.rounds, not arguments.no_peers, tick))
+    text = report.as_json(arguments.suite, rows)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    if arguments.plot:
+        report.plot(arguments.suite, rows, arguments.plot)
+    print(text) if arguments.json else report.print_table(arguments.suite, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
