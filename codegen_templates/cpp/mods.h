@@ -31,8 +31,8 @@ struct Site {
   template <class I> I kv_idx(i64 j) const { return I(kv0 + j); }
 };
 
-// A region may begin with #include "math/….h" lines for the functions it calls; see
-// math/README. Every name below must exist in it.
+// A region may begin with #include "math_….h" lines: the head of each such file names the
+// functions it provides. Every name below must exist in a region.
 // >>> mods
 constexpr bool HAS_SCORE_MOD = false;
 constexpr bool HAS_MASK_MOD = false;

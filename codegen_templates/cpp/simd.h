@@ -14,6 +14,7 @@
 #ifndef FLEX_ISA
 #define FLEX_ISA 0
 #endif
+#define FLEX_PAIRS (FLEX_INPUT == 1 && FLEX_ISA == 3)  // products of bf16 pairs by vdpbf16ps
 #define FLEX_MEMBER inline __attribute__((always_inline))
 #define FLEX_INLINE static FLEX_MEMBER
 

@@ -1,0 +1,144 @@
+// The one matrix product of all kernels: C[m][lanes] = sum_k A(m, k) * B[k][lanes].
+//
+// Lanes run over queries (or head dims, for the gradients of k and v). A is read where it lies,
+// one element at a time with any strides, and broadcast to all lanes: keys and values need no
+// packing. B is a packed panel. Registers hold a block of ROWS x 2 vectors of C: with ROWS = 8
+// that is 16 accumulators, 2 vectors of B and a broadcast, so each step of k does 16
+// multiply-adds for 2 vector and 8 scalar loads, and the multiply-add unit is what limits. With 16
+// registers (before AVX512) ROWS = 6. Rows left over go 4, 2, 1 at a time; a single last vector
+// of lanes takes the same blocks one vector wide.
+// Accumulators are named members of a recursive struct, not an array: arrays end on the stack
+// whenever one loop over them is not unrolled. Each block is a function of its own (noinline):
+// inlined into a caller with live registers, compilers spill the accumulators.
+#ifndef FLEX_GEMM_H
+#define FLEX_GEMM_H
+#include "simd.h"
+
+#if FLEX_ISA >= 2 || defined(__aarch64__)
+constexpr int ROWS = 8;
+#else
+constexpr int ROWS = 6;
+#endif
+constexpr int STRIP = 2 * W;  // lanes of a register block
+
+// Multiply-add of F.
+struct Fma {
+  typedef F Element;
+  static constexpr int DEPTH = 1;  // elements of A in one step of k
+  static FLEX_MEMBER VF load_a(const F* p) { return splat<VF>(*p); }
+  static FLEX_MEMBER VF step(VF c, VF a, VF b) { return c + a * b; }
+};
+
+#if FLEX_PAIRS
+// Two bf16 products a lane: A and B hold pairs of bf16 that are neighbours along k.
+struct Dot {
+  typedef u16 Element;
+  static constexpr int DEPTH = 2;
+  static FLEX_MEMBER VF load_a(const u16* p) {
+    u32 pair;
+    __builtin_memcpy(&pair, p, 4);
+    return (VF)(pair - VU{});
+  }
+  static FLEX_MEMBER VF step(VF c, VF a, VF b) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+    return c;
+  }
+};
+
+// Lane by lane the pair (bf16 of low, bf16 of high).
+FLEX_INLINE VF pair_lanes(VF low, VF high) {
+  typedef u16 VH2 __attribute__((vector_size(64)));
+  VH2 halves, order;  // halves: low in lanes 0..15, high in 16..31
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(halves) : "v"(high), "v"(low));
+  for (int l = 0; l < 32; l++) order[l] = l / 2 + l % 2 * 16;
+#if defined(__clang__)
+  VH2 pairs;
+  for (int l = 0; l < 32; l++) pairs[l] = halves[order[l]];
+  return (VF)pairs;
+#else
+  return (VF)__builtin_shuffle(halves, order);
+#endif
+}
+typedef Dot Mac;
+#else
+typedef Fma Mac;
+#endif
+typedef Mac::Element Element;
+
+struct Gemm {
+  const Element* a;  // A(m, k) = a[m * a_m + k * a_k]; k counts steps
+  i64 a_m, a_k;
+  const F* b;  // [k][b_k], b_k >= lanes; holds pairs of bf16 when FLEX_PAIRS
+  i64 b_k;
+  F* c;  // [m][c_m], c_m >= lanes
+  i64 c_m;
+  i64 m, k;
+  i64 lanes;       // a multiple of W
+  bool add;        // C = C * alpha + A B, otherwise C = scale * A B
+  const F* alpha;  // [lanes], or null for 1
+  F scale;
+};
+
+template <int R> struct Block {
+  VF c0, c1;
+  Block<R - 1> below;
+  template <int C> FLEX_MEMBER void start(const Gemm& g, const F* c, VF alpha0, VF alpha1) {
+    c0 = g.add ? load_lanes<VF>(c) * alpha0 : VF{};
+    if (C > 1) c1 = g.add ? load_lanes<VF>(c + W) * alpha1 : VF{};
+    below.template start<C>(g, c + g.c_m, alpha0, alpha1);
+  }
+  template <int C> FLEX_MEMBER void step(const Element* a, i64 a_m, VF b0, VF b1) {
+    VF x = Mac::load_a(a);
+    c0 = Mac::step(c0, x, b0);
+    if (C > 1) c1 = Mac::step(c1, x, b1);
+    below.template step<C>(a + a_m, a_m, b0, b1);
+  }
+  template <int C> FLEX_MEMBER void finish(F* c, i64 c_m, VF scale) {
+    store_lanes(c, c0 * scale);
+    if (C > 1) store_lanes(c + W, c1 * scale);
+    below.template finish<C>(c + c_m, c_m, scale);
+  }
+};
+template <> struct Block<0> {
+  template <int C> FLEX_MEMBER void start(const Gemm&, const F*, VF, VF) {}
+  template <int C> FLEX_MEMBER void step(const Element*, i64, VF, VF) {}
+  template <int C> FLEX_MEMBER void finish(F*, i64, VF) {}
+};
+
+// Rows m .. m + R, lanes l .. l + C * W.
+template <int R, int C> static __attribute__((noinline)) void block(const Gemm& g, i64 m, i64 l) {
+  const Element* a = g.a + m * g.a_m;
+  const F* b = g.b + l;
+  F* c = g.c + m * g.c_m + l;
+  VF alpha0 = splat<VF>(F(1)), alpha1 = alpha0;
+  if (g.alpha) {
+    alpha0 = load_lanes<VF>(g.alpha + l);
+    if (C > 1) alpha1 = load_lanes<VF>(g.alpha + l + W);
+  }
+  Block<R> acc;
+  acc.template start<C>(g, c, alpha0, alpha1);
+  i64 a_m = g.a_m, a_k = g.a_k, b_k = g.b_k;
+  for (i64 k = g.k; k > 0; k--) {
+    VF b0 = load_lanes<VF>(b), b1 = b0;
+    if (C > 1) b1 = load_lanes<VF>(b + W);
+    acc.template step<C>(a, a_m, b0, b1);
+    a += a_k;
+    b += b_k;
+  }
+  acc.template finish<C>(c, g.c_m, splat<VF>(g.add ? F(1) : g.scale));
+}
+
+template <int C> static void columns(const Gemm& g, i64 l) {
+  i64 m = 0;
+  for (; m + ROWS <= g.m; m += ROWS) block<ROWS, C>(g, m, l);
+  if (m + 4 <= g.m) block<4, C>(g, m, l), m += 4;
+  if (m + 2 <= g.m) block<2, C>(g, m, l), m += 2;
+  if (m < g.m) block<1, C>(g, m, l);
+}
+
+static void gemm(const Gemm& g) {
+  i64 l = 0;
+  for (; l + STRIP <= g.lanes; l += STRIP) columns<2>(g, l);
+  if (l < g.lanes) columns<1>(g, l);
+}
+#endif

@@ -1,0 +1,164 @@
+// Moves tiles between user memory and kernel scratch: transposes, widenings, bf16 pairs.
+//
+// A source row is a query or a key, a source column a head dim, with any strides. Nothing outside
+// [rows][columns] is ever read.
+#ifndef FLEX_PACK_H
+#define FLEX_PACK_H
+#include "gemm.h"
+
+FLEX_INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
+FLEX_INLINE i64 round_up(i64 x, i64 step) { return (x + step - 1) / step * step; }
+constexpr i64 depth(i64 k) { return (k + Mac::DEPTH - 1) / Mac::DEPTH; }  // steps for k elements
+
+// A W x W block in place; log2(W) rounds of a perfect shuffle of rows r and r + W/2.
+static void transpose(VF (&x)[W]) {
+#if defined(__clang__)
+  VF y[W];
+  for (int r = 0; r < W; r++)
+    for (int l = 0; l < W; l++) y[l][r] = x[r][l];
+  for (int r = 0; r < W; r++) x[r] = y[r];
+#else
+  VM low, high;
+  for (int l = 0; l < W; l++) low[l] = l / 2 + l % 2 * W, high[l] = low[l] + W / 2;
+  VF y[W];
+  for (int round = 1; round < W; round *= 2) {
+    for (int r = 0; r < W / 2; r++) {
+      y[2 * r] = __builtin_shuffle(x[r], x[r + W / 2], low);
+      y[2 * r + 1] = __builtin_shuffle(x[r], x[r + W / 2], high);
+    }
+    for (int r = 0; r < W; r++) x[r] = y[r];
+  }
+#endif
+}
+
+// One packed element of row `p`, column step d: an F, or two neighbouring bf16 as the bits of one.
+// And W steps at once of a row with stride 1.
+#if FLEX_PAIRS
+FLEX_INLINE F pack_one(const T* p, i64 stride, i64 d, i64 columns) {
+  u32 high = 2 * d + 1 < columns ? p[(2 * d + 1) * stride].bits : 0;
+  return bits_to_float(p[2 * d * stride].bits | high << 16);
+}
+FLEX_INLINE VF pack_lanes(const T* p) { return load_lanes<VF>((const F*)p); }
+#else
+FLEX_INLINE F pack_one(const T* p, i64 stride, i64 d, i64 columns) { return widen<F>(p[d * stride]); }
+FLEX_INLINE VF pack_lanes(const T* p) { return load_wide(p); }
+#endif
+
+// dst[depth(columns)][BM]: source rows become lanes; lanes beyond `rows` are zero up to a vector.
+static void pack_transposed(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, F* dst) {
+  i64 steps = depth(columns);
+  for (i64 r0 = 0; r0 < rows; r0 += W) {
+    i64 n = least(W, rows - r0), d = 0;
+    const T* p = src + r0 * row_stride;
+    if (column_stride == 1)
+      for (; (d + W) * Mac::DEPTH <= columns; d += W) {
+        VF x[W];
+        for (int r = 0; r < W; r++) x[r] = r < n ? pack_lanes(p + r * row_stride + d * Mac::DEPTH) : VF{};
+        transpose(x);
+        for (int l = 0; l < W; l++) store_lanes(dst + (d + l) * BM + r0, x[l]);
+      }
+    for (; d < steps; d++)
+      for (int r = 0; r < W; r++) dst[d * BM + r0 + r] = r < n ? pack_one(p + r * row_stride, column_stride, d, columns) : F(0);
+  }
+}
+
+// The way back: rows q of `out` from lanes of src[columns][BM], each lane times factor[lane].
+static void unpack_transposed(const F* src, const F* factor, i64 rows, i64 columns, T* out, i64 row_stride) {
+  for (i64 r0 = 0; r0 < rows; r0 += W) {
+    i64 n = least(W, rows - r0);
+    VF f = load_lanes<VF>(factor + r0);
+    for (i64 d = 0; d < columns; d += W) {
+      i64 c = least(W, columns - d);
+      VF x[W];
+      for (int l = 0; l < W; l++) x[l] = l < c ? load_lanes<VF>(src + (d + l) * BM + r0) * f : VF{};
+      transpose(x);
+      for (i64 r = 0; r < n; r++) {
+        T* p = out + (r0 + r) * row_stride + d;
+        if (c == W) store_narrow(p, x[r]);
+        else
+          for (i64 l = 0; l < c; l++) narrow(x[r][l], p + l);
+      }
+    }
+  }
+}
+
+// dst[rows][width] of F: widened rows, zero beyond `columns`.
+static void pack_rows(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, F* dst, i64 width) {
+  for (i64 r = 0; r < rows; r++) {
+    const T* p = src + r * row_stride;
+    i64 d = 0;
+    if (column_stride == 1)
+      for (; d + W <= columns; d += W) store_lanes(dst + r * width + d, load_wide(p + d));
+    for (; d < columns; d++) dst[r * width + d] = widen<F>(p[d * column_stride]);
+    for (; d < width; d++) dst[r * width + d] = 0;
+  }
+}
+
+#if FLEX_PAIRS
+// dst[(rows + 1) / 2][width] of pairs (row 2i, row 2i + 1), zero beyond `rows` and `columns`.
+static void pack_row_pairs(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, F* dst, i64 width) {
+  for (i64 r = 0; r < rows; r += 2) {
+    const T *p = src + r * row_stride, *next = p + row_stride;
+    bool paired = r + 1 < rows;
+    F* to = dst + r / 2 * width;
+    i64 d = 0;
+    if (column_stride == 1)
+      for (; d + W <= columns; d += W) {
+        VU low = __builtin_convertvector(load_lanes<VH>((const u16*)(p + d)), VU), high = {};
+        if (paired) high = __builtin_convertvector(load_lanes<VH>((const u16*)(next + d)), VU);
+        store_lanes(to + d, (VF)(low | high << 16));
+      }
+    for (; d < columns; d++) {
+      u32 high = paired ? next[d * column_stride].bits : 0;
+      to[d] = bits_to_float(p[d * column_stride].bits | high << 16);
+    }
+    for (; d < width; d++) to[d] = 0;
+  }
+}
+
+// dst[rows][width] of bf16, zero beyond `columns`; width even.
+static void pack_column_pairs(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, u16* dst, i64 width) {
+  for (i64 r = 0; r < rows; r++)
+    for (i64 d = 0; d < width; d++) dst[r * width + d] = d < columns ? src[r * row_stride + d * column_stride].bits : 0;
+}
+#endif
+
+// A(m, k) operand of a Gemm.
+struct Operand {
+  const Element* p;
+  i64 m, k;
+};
+
+// A tile of keys (or values) as A: m over rows and k over columns, or the other way round. Read
+// in place where its type and strides allow, else converted into `scratch`.
+#if FLEX_PAIRS
+static Operand rows_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
+  if (column_stride == 1 && columns % 2 == 0) return {(const Element*)src, row_stride, 2};
+  i64 width = round_up(columns, 2);
+  pack_column_pairs(src, row_stride, column_stride, rows, columns, (u16*)scratch, width);
+  return {(const Element*)scratch, width, 2};
+}
+static Operand columns_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
+  pack_row_pairs(src, row_stride, column_stride, rows, columns, (F*)scratch, columns);
+  return {(const Element*)scratch, 2, 2 * columns};
+}
+#elif FLEX_INPUT == 1 || FLEX_INPUT == 2
+static Operand rows_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
+  pack_rows(src, row_stride, column_stride, rows, columns, (F*)scratch, columns);
+  return {(const F*)scratch, columns, 1};
+}
+static Operand columns_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
+  pack_rows(src, row_stride, column_stride, rows, columns, (F*)scratch, columns);
+  return {(const F*)scratch, 1, columns};
+}
+#else
+static Operand rows_operand(const T* src, i64 row_stride, i64 column_stride, i64, i64, void*) {
+  return {src, row_stride, column_stride};
+}
+static Operand columns_operand(const T* src, i64 row_stride, i64 column_stride, i64, i64, void*) {
+  return {src, column_stride, row_stride};
+}
+#endif
+// Bytes of scratch either needs.
+constexpr i64 operand_bytes(i64 columns) { return FLEX_INPUT == 0 || FLEX_INPUT == 3 ? 0 : BN * (columns + 1) * i64(sizeof(F)); }
+#endif

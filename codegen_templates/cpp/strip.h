@@ -1,0 +1,63 @@
+// A strip: two vectors of queries against a tile of keys; its mask, and faults found in it.
+#ifndef FLEX_STRIP_H
+#define FLEX_STRIP_H
+#include "mods.h"
+#include "pack.h"
+
+// The mask of one strip, asked before any score is computed.
+struct StripMask {
+  VM keep[BN][2];
+  i64 lo, hi;   // no pair is kept outside these rows of keys
+  bool needed;  // false: all pairs are kept
+
+  void fill(const Site& s, i64 i, i64 vectors, i64 n) {
+    VM every = splat<VM>(-1);
+    lo = n, hi = 0;
+    for (i64 j = 0; j < n; j++) {
+      VM some = {};
+      for (i64 c = 0; c < vectors; c++) {
+        VM m = mask_mod(s, i + c * W, j);
+        keep[j][c] = m;
+        some |= m;
+        every &= m;
+      }
+      if (any(some)) {
+        if (lo > j) lo = j;
+        hi = j + 1;
+      }
+    }
+    needed = !all(every);
+    lo -= lo % Mac::DEPTH;  // whole steps of k
+    hi = least(n, round_up(hi, Mac::DEPTH));
+  }
+  void keep_all(i64 n) { lo = 0, hi = n, needed = false; }
+};
+
+// The lexicographically first fault of a call, in whatever order threads meet them.
+struct FaultSink {
+  i64* at;
+  bool found = false;
+  char lock = 0;
+
+  __attribute__((noinline)) void report(const Site& s, i64 i, i64 j, u32 lanes) {
+    i64 here[4] = {s.b, s.h, s.q0 + i + __builtin_ctz(lanes), s.kv0 + j};
+    while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {
+    }
+    bool first = !found;
+    if (found && at) {
+      int d = 0;
+      while (d < 3 && here[d] == at[d]) d++;
+      first = here[d] < at[d];
+    }
+    if (first && at)
+      for (int d = 0; d < 4; d++) at[d] = here[d];
+    found = true;
+    __atomic_clear(&lock, __ATOMIC_RELEASE);
+  }
+  // `kept`: lanes whose score counts; of the tile's n queries only real ones are asked.
+  FLEX_MEMBER void check(const Site& s, i64 i, i64 j, i64 n, VF score, VM kept) {
+    u32 bits = lane_bits(fault(s, i, j, score) & kept & first_lanes(n - i));
+    if (bits) report(s, i, j, bits);
+  }
+};
+#endif
