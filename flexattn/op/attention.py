@@ -24,11 +24,17 @@ from flexattn import knobs
 from flexattn.errors import ArgumentError, BackendError, InputDeviceError
 from flexattn.ir.interpreter import compute_dtype
 from flexattn.masks.block_mask import BlockMask
-from flexattn.op import autograd, mask_reuse, operators
+from flexattn.op import (
+    autograd,
+    dynamo,
+    functorch,  # noqa: F401  registers the vmap rules of the operators
+    mask_reuse,
+    operators,
+    symbolic,
+)
 from flexattn.op.call import BACKENDS, forward
 from flexattn.op.options import FlexKernelOptions, check_kernel_options
 from flexattn.op.outputs import AuxOutput, AuxRequest
-from flexattn.op.programs import bind
 from flexattn.op.request import Call, Outputs
 from flexattn.op.validate import (
     check_block_mask,
@@ -38,8 +44,6 @@ from flexattn.op.validate import (
     check_scale,
 )
 from flexattn.trace import trace_mod
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def flex_attention(
@@ -89,6 +93,17 @@ def flex_attention(
         FlexAttentionError: One of its subclasses in `flexattn.errors`, for each mistake.
     """
     lse, max_scores = check_returns(return_lse, return_aux)
+    if torch.compiler.is_dynamo_compiling():
+        others = {"scale": scale, "enable_gqa": enable_gqa, "kernel_options": kernel_options}
+        others |= {"backend": backend, "deterministic": deterministic}
+        outputs = dynamo.record_attention(
+            *((score_mod, mask_mod), query, key, value, block_mask, others, (lse, max_scores))
+        )
+        if return_aux is not None:
+            return outputs[0], AuxOutput(
+                outputs[1] if lse else None, outputs[-1] if max_scores else None
+            )
+        return (outputs[0], outputs[1]) if lse else outputs[0]
     if torch._C._is_any_autocast_enabled():
         query, key, value = _autocast(query, key, value)
     check_inputs(query, key, value, enable_gqa)
@@ -142,10 +157,10 @@ def attend(
         None if score_mod is None else trace_mod(score_mod, "score", compute=compute, device=device)
     )
     mask = None if mask_mod is None else trace_mod(mask_mod, "mask", compute=compute, device=device)
-    bound = bind(score, mask, compute)
+    bound = symbolic.bind(score, mask, compute)
     call = Call(query, key, value, bound, tables, block, scale, backend, lse, max_scores)
     tensors = (query, key, value, *bound.captures)
-    if _is_watched(tensors):
+    if operators.is_watched(tensors):
         return operators.attend(call)
     if forward_ad._current_level >= 0:
         _refuse_tangents(tensors)
@@ -154,16 +169,6 @@ def attend(
             if tensor.requires_grad:
                 return autograd.attend(call)
     return forward(call)
-
-
-def _is_watched(tensors: Sequence[Tensor]) -> bool:
-    """Whether something of PyTorch's needs to see the call as an operator."""
-    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
-        return True
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or tensor.is_meta:
-            return True
-    return False
 
 
 def _refuse_tangents(tensors: Sequence[Tensor]) -> None:
@@ -206,13 +211,15 @@ def choose_backend(backend: str | None, query: Tensor) -> str:
 
 def _mask_of(
     mask_mod: Callable[..., Any], block_mask: BlockMask | None, query: Tensor, key: Tensor
-) -> BlockMask:
+) -> BlockMask | None:
     if block_mask is not None:
         raise ArgumentError(
             "both mask_mod and block_mask are given.",
             why="a block_mask has a mask_mod of its own.",
             fix="pass one of them, or create a block mask from and_masks(mask_mod, other).",
         )
+    if operators.is_watched((query, key)):
+        return None  # the values may not exist: the mod decides pair by pair
     return mask_reuse.mask_for(mask_mod, query, key)
 
 
@@ -225,3 +232,34 @@ def _autocast(*tensors: Tensor) -> list[Tensor]:
     return [
         t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
     ]
+
+
+def _run_recorded(
+    mods: tuple[Callable[..., Any] | None, Callable[..., Any] | None],
+    query: Tensor,
+    rest: dict[str, Any],
+) -> tuple[Tensor, ...]:
+    """What `op/dynamo.py` recorded: out, and of lse and max_scores what was asked for."""
+    score_mod, mask_mod = mods
+    block_mask = None
+    if rest["mask"] is not None:
+        tables, lengths, block = rest["mask"]
+        block_mask = BlockMask._make(
+            tuple(tables[:2]),
+            tuple(tables[2:]) or None,
+            seq_lengths=tuple(lengths),
+            BLOCK_SIZE=tuple(block),
+            mask_mod=mask_mod,
+            _q_wanted=False,
+        )
+        mask_mod = None
+    out, aux = flex_attention(
+        *(query, rest["key"], rest["value"], score_mod, block_mask),
+        mask_mod=mask_mod,
+        return_aux=AuxRequest(*rest["returns"]),
+        **rest["others"],
+    )
+    return (out, *(tensor for tensor in aux if tensor is not None))
+
+
+dynamo.ATTENTION.run = _run_recorded

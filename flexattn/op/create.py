@@ -18,8 +18,9 @@ from flexattn.masks.fields import DEFAULT_BLOCK
 from flexattn.masks.mods import MaskMod
 from flexattn.masks.resize import register_classifier
 from flexattn.masks.tables import from_classes
+from flexattn.op import dynamo, operators, symbolic
 from flexattn.op.blocks import block_classes, evaluator
-from flexattn.op.programs import Bound, bind
+from flexattn.op.programs import Bound
 from flexattn.trace import trace_mod
 
 DeviceLike = torch.device | str | int | None
@@ -62,27 +63,44 @@ def create_block_mask(
     Raises:
         IndexOutOfRangeError: mask_mod keeps a pair for which it reads outside a capture.
     """
+    others = {"device": device, "BLOCK_SIZE": BLOCK_SIZE, "backend": backend}
+    others["separate_full_blocks"] = separate_full_blocks
+    tables_of = dynamo.record_blocks if torch.compiler.is_dynamo_compiling() else _tables
+    tables = tables_of(mask_mod, (B, H, Q_LEN, KV_LEN), others)
+    return BlockMask._make(
+        (tables[0], tables[1]),
+        (tables[2], tables[3]) if separate_full_blocks else None,
+        seq_lengths=(Q_LEN, KV_LEN),
+        BLOCK_SIZE=validate.block_size(BLOCK_SIZE),
+        mask_mod=mask_mod,
+        _q_wanted=True,
+    )
+
+
+def _tables(
+    mask_mod: MaskMod, sizes: tuple[Any, Any, Any, Any], others: dict[str, Any]
+) -> list[Tensor]:
+    """The tables of the mask that ``create_block_mask`` makes with these arguments."""
     if _is_score_mod(mask_mod):
         raise ModSignatureError(
             f"create_block_mask got {_name(mask_mod)!r}, which takes a score.",
             why="blocks are found with a mask_mod(b, h, q_idx, kv_idx) -> bool.",
             fix="pass a mask_mod here, and the score_mod to flex_attention.",
         )
-    block = validate.block_size(BLOCK_SIZE)
-    q_len, kv_len = validate.lengths((Q_LEN, KV_LEN))
-    shape = (_count(B, "B"), _count(H, "H"), q_len, kv_len)
+    block = validate.block_size(others["BLOCK_SIZE"])
+    lengths = validate.lengths(sizes[2:])
+    shape = (_count(sizes[0], "B"), _count(sizes[1], "H"), *lengths)
     bound = _bind(mask_mod)
-    chosen = _device(device, bound)
-    classes = block_classes(bound, shape, block, chosen, backend)
-    partial, full = from_classes(classes, separate_full_blocks)
-    return BlockMask._make(
-        partial,
-        full,
-        seq_lengths=(q_len, kv_len),
-        BLOCK_SIZE=block,
-        mask_mod=mask_mod,
-        _q_wanted=True,
-    )
+    device = _device(others["device"], bound)
+    separate_full: bool = others["separate_full_blocks"]
+    if operators.is_watched(bound.captures):
+        return operators.block_tables(bound, shape, block, separate_full, device)
+    classes = block_classes(bound, shape, block, device, others["backend"])
+    partial, full = from_classes(classes, separate_full)
+    return [*partial, *(full or ())]
+
+
+dynamo.BLOCKS.run = lambda mods, first, rest: _tables(*mods, rest["sizes"], rest["others"])
 
 
 def create_mask(
@@ -136,7 +154,8 @@ def _classify(
 
 def _bind(mod: Callable[..., Any], kind: str = "mask") -> Bound:
     traced = trace_mod(mod, kind)
-    return bind(None, traced, "f32") if kind == "mask" else bind(traced, None, "f32")
+    score, mask = (None, traced) if kind == "mask" else (traced, None)
+    return symbolic.bind(score, mask, "f32")
 
 
 def _count(value: int | None, name: str) -> int:

@@ -20,10 +20,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.fx import GraphModule
 
-from flexattn.errors import TorchVersionError
+from flexattn.errors import ArgumentError, TorchVersionError
 
 OLDEST, NEWEST = "2.11", "2.13"
 """The torch versions whose front end is known to be the one described here."""
@@ -33,16 +34,15 @@ _SIGNATURE = ("self", "tx", "query", "fn", "fn_name")
 
 
 class FunctionOperator(HigherOrderOperator):
-    """A function with mods among its arguments, as one node of a Dynamo graph.
+    """A function that takes mods, as one node of a Dynamo graph.
 
     Called as ``operator(mods, first, rest)``: the mods, a tensor on whose device they run, and
     the other arguments. In graphs ``operator(mods, first, rest, captured)``, where the mods are
     subgraphs and ``captured`` holds, for each, what it takes after the mod's own arguments.
     """
 
-    def __init__(self, name: str, run: Callable[..., Any]) -> None:
-        super().__init__(name)
-        self.run = run
+    run: Callable[..., Any]
+    """``run(mods, first, rest)``: the function itself; set where it is defined."""
 
     def __call__(
         self,
@@ -87,7 +87,7 @@ def install() -> bool:
 
 def _unknown_version(found: str) -> TorchVersionError:
     return TorchVersionError(
-        f"torch.compile of torch {torch.__version__} records functions in a way unknown here: {found}.",
+        f"torch.compile of torch {torch.__version__} records functions in an unknown way: {found}.",
         why=f"flexattn knows the way of torch {OLDEST} to {NEWEST}.",
         fix="use one of these versions, or leave this attention call out of the compiled region "
         "with torch.compiler.disable; it needs no compilation.",
@@ -125,3 +125,50 @@ def _front_end(borrowed: Any) -> Any:
 # Dynamo runs a function marked so when it meets the call, and takes the result for a constant:
 # what torch.compiler.assume_constant_result does, which would import Dynamo here and now.
 install._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+ATTENTION = FunctionOperator("flexattn_attention")
+BLOCKS = FunctionOperator("flexattn_blocks")
+
+
+# Below is what Dynamo reads instead of the bodies of flex_attention and create_block_mask.
+
+
+def record_attention(
+    mods: tuple[Any, Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_mask: Any,
+    others: dict[str, Any],
+    returns: tuple[bool, bool],
+) -> tuple[Tensor, ...]:
+    """Record ``flex_attention`` of (score_mod, mask_mod).
+
+    Args:
+        others: Its other arguments by name.
+        returns: Whether to return lse and max_scores after the output.
+    """
+    install()
+    rest = {"key": key, "value": value, "mask": None, "others": others, "returns": returns}
+    score_mod, mask_mod = mods
+    if block_mask is not None:
+        tables = [block_mask.kv_num_blocks, block_mask.kv_indices]
+        if block_mask.full_kv_num_blocks is not None:
+            tables += [block_mask.full_kv_num_blocks, block_mask.full_kv_indices]
+        if mask_mod is not None:
+            raise ArgumentError("both mask_mod and block_mask are given.")
+        rest["mask"] = (tuple(tables), block_mask.seq_lengths, block_mask.BLOCK_SIZE)
+        mask_mod = block_mask.mask_mod
+    return ATTENTION((score_mod, mask_mod), query, rest)
+
+
+def record_blocks(
+    mask_mod: Any, sizes: tuple[Any, Any, Any, Any], others: dict[str, Any]
+) -> list[Tensor]:
+    """Record ``create_block_mask`` for ``sizes`` (B, H, Q_LEN, KV_LEN); returns its tables.
+
+    ``others`` are its other arguments by name.
+    """
+    install()
+    first = torch.empty((), device=others["device"])
+    return BLOCKS((mask_mod,), first, {"sizes": sizes, "others": others})

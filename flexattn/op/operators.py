@@ -28,6 +28,7 @@ from flexattn.op.programs import Bound
 from flexattn.op.request import Call, Outputs
 
 LIBRARY = torch.library.Library("flexattn", "DEF")
+_PLAIN = (Tensor, torch.nn.Parameter)
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 LIBRARY.define(
@@ -55,6 +56,16 @@ backward_op = torch.ops.flexattn.backward.default
 blocks_op = torch.ops.flexattn.blocks.default
 
 
+def is_watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether something of PyTorch's needs to see a call on ``tensors`` as an operator."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
+        return True
+    for tensor in tensors:  # noqa: SIM110  any() with a generator costs twice as much
+        if type(tensor) not in _PLAIN or tensor.is_meta:
+            return True
+    return False
+
+
 def attend(call: Call) -> Outputs:
     """The call as an operator, for whoever watches operators."""
     bound = call.bound
@@ -72,7 +83,7 @@ def block_tables(
     separate_full: bool,
     device: torch.device,
 ) -> list[Tensor]:
-    """The tables of a mask of ``shape`` (B, H, Q_LEN, KV_LEN) as an operator; see ``run_blocks``."""
+    """``run_blocks`` as an operator, for a mask of ``shape`` (B, H, Q_LEN, KV_LEN)."""
     tables: list[Tensor] = blocks_op(
         *(list(bound.captures), bound.variant.text, bound.ints, bound.floats),
         *(*shape, *block, separate_full, device),

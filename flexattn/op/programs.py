@@ -218,7 +218,8 @@ def make_variant(
 ) -> Variant:
     """The program with the numbers at positions ``lifted`` as inputs and the others built in."""
     positions = tuple(sorted(lifted))
-    kinds = tuple(compute if isinstance(numbers[at], (float, torch.SymFloat)) else I64 for at in positions)
+    floats = (float, torch.SymFloat)
+    kinds = tuple(compute if isinstance(numbers[at], floats) else I64 for at in positions)
     inputs = {
         at: Input(f"n{i}", kind) for i, (at, kind) in enumerate(zip(positions, kinds, strict=True))
     }

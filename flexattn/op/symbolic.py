@@ -7,7 +7,9 @@ arithmetic of tensors, and would otherwise compile again for every value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ SYMBOLIC = (torch.SymInt, torch.SymFloat)
 
 def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
     """As ``programs.bind``, for numbers that may be symbolic."""
+    if not torch._C._len_torch_dispatch_stack():  # symbolic numbers exist only while one traces
+        return programs.bind(score, mask, compute)
     numbers, captures, links = programs.merge(score, mask)
     symbolic = {at for at, number in enumerate(numbers) if isinstance(number, SYMBOLIC)}
     if not symbolic:
@@ -36,6 +40,16 @@ def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
         captures = [*captures, *map(_as_tensor, floats)]
         variant = Variant(_floats_as_captures(variant.program))
     return Bound(variant, captures, ints, [], score, mask)
+
+
+def scaled(score_mod: Callable[..., Any] | None, scale: torch.SymFloat) -> Callable[..., Any]:
+    """``score_mod`` of scores that were not scaled: a kernel has its scale built into the call."""
+
+    def symbolic_scale(score: Any, *indices: Any) -> Any:
+        score = score * scale
+        return score if score_mod is None else score_mod(score, *indices)
+
+    return symbolic_scale
 
 
 def _as_tensor(value: torch.SymFloat) -> Tensor:
