@@ -28,10 +28,10 @@ def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
     if not torch._C._len_torch_dispatch_stack():  # symbolic numbers exist only while one traces
         return programs.bind(score, mask, compute)
     numbers, captures, links = programs.merge(score, mask)
-    symbolic = {at for at, number in enumerate(numbers) if isinstance(number, SYMBOLIC)}
-    if not symbolic:
+    lifted = frozenset(at for at, number in enumerate(numbers) if isinstance(number, SYMBOLIC))
+    if not lifted:
         return programs.bind(score, mask, compute)
-    lifted = frozenset(symbolic - programs.must_bake_of(score, mask))
+    # Of these the tracer still builds in what must be: exponents, indices into captures.
     variant = programs.make_variant(numbers, lifted, score, mask, captures, links, compute)
     values = [numbers[at] for at in variant.positions]
     ints = [value for value in values if isinstance(value, torch.SymInt)]

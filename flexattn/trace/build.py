@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
+import torch
 
 from flexattn.errors import UnsupportedOpError
 from flexattn.ir.nodes import BOOL, F32, F64, I64, Apply, Const, Input, Load, Node, walk
@@ -98,8 +99,8 @@ class Builder:
         """A Python number as a node, rounded to the compute dtype."""
         if isinstance(number, bool):
             return Const(number, BOOL)
-        if isinstance(number, float):
-            return Const(self.round(number), self.compute)
+        if isinstance(number, (float, torch.SymFloat)):
+            return Const(self.round(float(number)), self.compute)
         number = int(number)
         if not -(2**63) <= number < 2**63:
             raise UnsupportedOpError(
