@@ -39,7 +39,7 @@ def classify(
     for (b0, b1), (h0, h1), (q0, q1), (k0, k1) in pieces(shape, block, piece):
         found = evaluate(*grid((b0, b1), (h0, h1), (q0, q1), (k0, k1), device))
         found = found.expand(b1 - b0, h1 - h0, q1 - q0, k1 - k0)
-        counts = _sum_groups(_count_rows(found, block[0]), block[1])
+        counts = _sum_groups(_count_rows(found, block[0]), 3, block[1])
         at = (slice(q0 // block[0], cdiv(q1, block[0])), slice(k0 // block[1], cdiv(k1, block[1])))
         kept[b0:b1, h0:h1, at[0], at[1]] += counts
     full = kept == block[0] * block[1]
@@ -96,19 +96,22 @@ def _ranges(length: int, block: int, most: int) -> Iterator[Range]:
 
 def _count_rows(found: Tensor, block: int) -> Tensor:
     """True entries of each column in each group of ``block`` rows: int [B, H, groups, keys]."""
-    keys = found.shape[-1]
-    if block > 255 or keys % 8:
-        return _sum_groups(found.transpose(-1, -2), block).transpose(-1, -2)
+    if block > 255 or found.shape[-1] % 8:
+        return _sum_groups(found, 2, block)
     # Eight bytes are summed in one int64; a byte holds a count of up to 255.
     words = found.contiguous().view(torch.uint8).view(torch.int64)
-    counts: Tensor = _sum_groups(words.transpose(-1, -2), block).transpose(-1, -2).contiguous()
-    return counts.view(torch.uint8)
+    return _sum_groups(words, 2, block).view(torch.uint8)
 
 
-def _sum_groups(values: Tensor, block: int) -> Tensor:
-    """Sums of each group of ``block`` entries of the last dimension; the last may be short."""
-    length = values.shape[-1]
-    whole = length // block
-    sums = [values[..., : whole * block].reshape(*values.shape[:-1], whole, block)] if whole else []
-    sums += [values[..., whole * block :].unsqueeze(-2)] if length % block else []
-    return torch.cat([group.sum(-1, dtype=torch.int64) for group in sums], -1)
+def _sum_groups(values: Tensor, dim: int, block: int) -> Tensor:
+    """Sums of each group of ``block`` entries along ``dim``; the last group may be short."""
+    length = values.shape[dim]
+    whole = length // block * block
+    before, after = values.shape[:dim], values.shape[dim + 1 :]
+    groups = []
+    if whole:
+        full = values.narrow(dim, 0, whole).reshape(*before, whole // block, block, *after)
+        groups.append(full.sum(dim + 1, dtype=torch.int64))
+    if whole < length:
+        groups.append(values.narrow(dim, whole, length - whole).sum(dim, True, dtype=torch.int64))
+    return torch.cat(groups, dim)

@@ -26,10 +26,13 @@ def and_masks(*mask_mods: MaskMod) -> MaskMod:
     """The mask_mod that keeps what all of ``mask_mods`` keep; everything when there are none."""
     for mod in mask_mods:
         check_callable(mod, "and_masks")
+    if not mask_mods:
+        return noop_mask
+    first, *others = mask_mods
 
     def and_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        result = b.new_ones((), dtype=torch.bool)
-        for mod in mask_mods:
+        result = first(b, h, q_idx, kv_idx)
+        for mod in others:
             result = result & mod(b, h, q_idx, kv_idx)
         return result
 
@@ -40,10 +43,13 @@ def or_masks(*mask_mods: MaskMod) -> MaskMod:
     """The mask_mod that keeps what any of ``mask_mods`` keeps; nothing when there are none."""
     for mod in mask_mods:
         check_callable(mod, "or_masks")
+    if not mask_mods:
+        return not_mask(noop_mask)
+    first, *others = mask_mods
 
     def or_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        result = b.new_zeros((), dtype=torch.bool)
-        for mod in mask_mods:
+        result = first(b, h, q_idx, kv_idx)
+        for mod in others:
             result = result | mod(b, h, q_idx, kv_idx)
         return result
 

@@ -113,6 +113,8 @@ def _chosen(part: Any, size: int, axis: str) -> tuple[int, ...] | range:
 def _entries(part: Tensor, size: int, axis: str) -> list[int]:
     if part.dtype == torch.bool and part.shape == (size,):
         return part.nonzero().flatten().tolist()
+    if part.numel() == 0 and part.ndim == 1:
+        return []  # of any dtype: an empty list is a float tensor
     if part.ndim > 1 or part.dtype == torch.bool or part.is_floating_point():
         raise _bad(f"a tensor of {part.dtype} and shape {tuple(part.shape)}", axis)
     return part.reshape(-1).tolist()
