@@ -1,0 +1,32 @@
+"""Read a BlockMask as a map of blocks: empty, partial or full."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flexattn import BlockMask
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+CLASSES = ("empty", "partial", "full")
+
+
+def block_classes(mask: BlockMask) -> Tensor:
+    """[B, H, rows, columns] uint8: `EMPTY`, `PARTIAL` or `FULL` for every block."""
+    batch, heads, rows = mask.kv_num_blocks.shape
+    columns = -(-mask.seq_lengths[1] // mask.BLOCK_SIZE[1])
+    classes = torch.zeros(batch, heads, rows, columns, dtype=torch.uint8)
+    for counts, indices, kind in (
+        (mask.kv_num_blocks, mask.kv_indices, PARTIAL),
+        (mask.full_kv_num_blocks, mask.full_kv_indices, FULL),
+    ):
+        if counts is not None and indices is not None:
+            listed = torch.arange(indices.shape[-1]) < counts[..., None]
+            place = [*listed.nonzero(as_tuple=True)[:3], indices[listed].long()]
+            classes[tuple(place)] = kind
+    return classes
+
+
+def block_counts(mask: BlockMask) -> dict[str, int]:
+    counts = torch.bincount(block_classes(mask).flatten().long(), minlength=3).tolist()
+    return dict(zip(CLASSES, counts))

@@ -1,0 +1,182 @@
+"""The commands that compute: ``run``, ``verify`` and ``explain``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+
+import flexattn
+from attention_gym.blocks import block_counts
+from attention_gym.check import check_dense, check_picture
+from attention_gym.cli.options import (
+    BACKENDS,
+    add_backend,
+    add_dtype,
+    add_recipe,
+    add_sizes,
+    given,
+    new_command,
+    sizes,
+)
+from attention_gym.cli.report import console, emit
+from attention_gym.errors import GymInputError
+from attention_gym.gallery import load_all
+from attention_gym.inputs import DTYPES, Problem, make_problem
+from attention_gym.recipe import Recipe, Sizes
+from flexattn import create_block_mask, flex_attention
+
+RUN_EXAMPLES = "run sliding_window --window 512 --q-len 4096\nrun alibi --backward --json"
+VERIFY_EXAMPLES = "verify t5_bias\nverify prefix_lm --prefix 5 --backend cpp\nverify --all"
+EXPLAIN_EXAMPLES = "explain tanh_softcap\nexplain document --q-len 4096"
+# Odd lengths, and more queries per key head than one.
+CHECKED = Sizes(batch=2, heads=4, kv_heads=2, q_len=83, kv_len=101, head_dim=24)
+
+
+def add_commands(commands: Any, recipe: Recipe | None) -> None:
+    parser = new_command(
+        commands, "run", "run a recipe on random inputs and time it", run, RUN_EXAMPLES
+    )
+    add_recipe(parser, recipe)
+    add_sizes(parser)
+    add_dtype(parser)
+    add_backend(parser)
+    parser.add_argument("--backward", action="store_true", help="run the backward too")
+    parser.add_argument("--repeat", type=int, default=5, help="timed runs, 5 if not given")
+    parser = new_command(
+        commands,
+        "verify",
+        "check a recipe against its pictures and the dense definition in float64",
+        verify,
+        VERIFY_EXAMPLES,
+    )
+    add_recipe(parser, recipe, optional=True)
+    parser.add_argument("--all", action="store_true", help="check every recipe")
+    add_sizes(parser)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="one dtype; float32 and bfloat16 if not given"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, help="one backend; all if not given")
+    parser = new_command(
+        commands,
+        "explain",
+        "print every stage of a recipe's compilation",
+        explain,
+        EXPLAIN_EXAMPLES,
+    )
+    add_recipe(parser, recipe)
+    add_sizes(parser)
+    add_dtype(parser)
+
+
+def block_mask(problem: Problem) -> flexattn.BlockMask | None:
+    if problem.mask_mod is None:
+        return None
+    batch, heads, q_len, _ = problem.query.shape
+    varies = "bh" in problem.recipe.needs
+    shape = (batch if varies else None, heads if varies else None)
+    return create_block_mask(problem.mask_mod, *shape, q_len, problem.key.shape[2], device="cpu")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.repeat < 1:
+        raise GymInputError(f"--repeat is {options.repeat}.", fix="give a number above 0.")
+    recipe: Recipe = options.recipe
+    size = sizes(options, recipe.sizes)
+    problem = make_problem(recipe, size, given(options), dtype=DTYPES[options.dtype])
+    start = time.perf_counter()
+    mask = block_mask(problem)
+    mask_seconds = time.perf_counter() - start
+
+    def once() -> tuple[float, torch.Tensor]:
+        start = time.perf_counter()
+        out = flex_attention(
+            problem.query, problem.key, problem.value,
+            score_mod=problem.score_mod, block_mask=mask, scale=problem.scale,
+            enable_gqa=problem.grouped, backend=options.backend,
+        )  # fmt: skip
+        if options.backward:
+            torch.autograd.grad(out.sum(), list(problem.leaves.values()))
+        return time.perf_counter() - start, out
+
+    first, out = once()
+    later = [once()[0] for _ in range(options.repeat)]
+    row = {
+        "recipe": recipe.name,
+        "dtype": options.dtype,
+        "query": list(problem.query.shape),
+        "key": list(problem.key.shape),
+        "backward": options.backward,
+        "blocks": block_counts(mask) if mask is not None else None,
+        "mask_ms": mask_seconds * 1e3,
+        "first_ms": first * 1e3,
+        "later_ms": statistics.median(later) * 1e3,
+        "mean_magnitude": float(out.detach().abs().mean()),
+    }
+    if options.json:
+        print(json.dumps(row, indent=2))
+    else:
+        blocks = row["blocks"]
+        shown = "-" if blocks is None else " / ".join(str(n) for n in blocks.values())
+        emit(
+            [row | {"empty/partial/full": shown}],
+            as_json=False,
+            columns="recipe dtype query key backward empty/partial/full mask_ms first_ms later_ms",
+        )
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    if (options.recipe is None) != options.all:
+        raise GymInputError("verify takes the NAME of a recipe or --all, one of the two.")
+    recipes = list(load_all()) if options.all else [options.recipe]
+    backends = [options.backend] if options.backend else list(BACKENDS)
+    dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
+    size = sizes(options, CHECKED)
+    rows = []
+    for recipe in recipes:
+        for backend in backends:
+            checks = [check_picture(recipe, i, backend) for i in range(len(recipe.pictures))]
+            for dtype in dtypes:
+                parameters = {} if options.all else given(options)
+                checks += check_dense(
+                    recipe, size, parameters, dtype=DTYPES[dtype], backend=backend
+                )
+            rows += [
+                {
+                    "recipe": c.recipe,
+                    "backend": c.backend,
+                    "dtype": c.dtype,
+                    "what": c.what,
+                    "error": c.error,
+                    "allowed": c.allowed,
+                    "passed": c.passed,
+                }
+                for c in checks
+            ]
+    emit(rows, as_json=options.json)
+    failed = sum(not row["passed"] for row in rows)
+    if not options.json:
+        verdict = (
+            f"[red]{failed} of {len(rows)} checks failed"
+            if failed
+            else f"{len(rows)} checks passed"
+        )
+        console().print(verdict)
+    return 1 if failed else 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    recipe: Recipe = options.recipe
+    size = sizes(options, recipe.sizes)
+    problem = make_problem(recipe, size, given(options), dtype=DTYPES[options.dtype])
+    report = flexattn.explain(
+        score_mod=problem.score_mod, mask_mod=problem.mask_mod,
+        query=problem.query, key=problem.key, value=problem.value,
+    )  # fmt: skip
+    print(json.dumps({"recipe": recipe.name, "text": str(report)}) if options.json else report)
+    return 0

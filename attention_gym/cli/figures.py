@@ -1,0 +1,72 @@
+"""The command that draws files: ``plot``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from attention_gym.blocks import block_classes
+from attention_gym.cli.options import add_recipe, given, new_command
+from attention_gym.cli.report import emit
+from attention_gym.errors import GymInputError
+from attention_gym.picture import recipe_scores
+from attention_gym.plot import SUFFIXES, THEMES, recipe_figure, save
+from attention_gym.recipe import Recipe, Sizes
+from flexattn import create_block_mask
+
+EXAMPLES = "plot causal_window_document --out mask.svg\nplot alibi --theme both --q-len 64"
+LARGEST = 1024
+
+
+def add_commands(commands: Any, recipe: Recipe | None) -> None:
+    parser = new_command(commands, "plot", "draw a recipe as PNG or SVG", plot, EXAMPLES)
+    add_recipe(parser, recipe)
+    parser.add_argument("--out", type=Path, help=".png or .svg, out/NAME.png if not given")
+    parser.add_argument(
+        "--theme", choices=("light", "dark", "both"), default="light",
+        help="background; both writes two files, NAME-light and NAME-dark",
+    )  # fmt: skip
+    parser.add_argument("--q-len", type=int, default=128, help="queries drawn, 128 if not given")
+    parser.add_argument("--kv-len", type=int, default=0, help="keys drawn, as many as queries")
+    parser.add_argument("--block", type=int, default=16, help="block size, 16 if not given")
+    parser.add_argument("--head", type=int, default=0, help="head drawn, 0 if not given")
+
+
+def plot(options: argparse.Namespace) -> int:
+    recipe: Recipe = options.recipe
+    path: Path = options.out or Path("out") / f"{recipe.name}.png"
+    if path.suffix not in SUFFIXES:
+        raise GymInputError(
+            f"cannot draw into '{path}'.",
+            why=f"its suffix is '{path.suffix}'.",
+            fix="give a name that ends in .png or .svg.",
+        )
+    kv_len = options.kv_len or options.q_len
+    if not (1 <= options.q_len <= LARGEST and 1 <= kv_len <= LARGEST):
+        raise GymInputError(f"lengths drawn are 1 to {LARGEST}.")
+    if options.block < 1 or options.head < 0:
+        raise GymInputError("--block is above 0 and --head is 0 or more.")
+    heads = max(options.head + 1, recipe.sizes.heads)
+    sizes = Sizes(heads=heads, q_len=options.q_len, kv_len=kv_len)
+    parameters = given(options)
+    scores = recipe_scores(recipe, sizes, parameters)[0]
+    _, mask_mod = recipe.mods({**parameters, **recipe.make_captures(sizes, parameters)})
+    classes = None
+    if mask_mod is not None:
+        mask = create_block_mask(
+            mask_mod, 1, heads, options.q_len, kv_len, device="cpu", BLOCK_SIZE=options.block
+        )
+        classes = block_classes(mask)[0, min(options.head, mask.kv_num_blocks.shape[1] - 1)]
+    chosen = list(THEMES) if options.theme == "both" else [options.theme]
+    rows = []
+    for name in chosen:
+        target = path.with_stem(f"{path.stem}-{name}") if len(chosen) > 1 else path
+        figure = recipe_figure(
+            scores, classes, head=options.head, block=options.block,
+            title=f"{recipe.name}: {recipe.formula}", theme=THEMES[name],
+        )  # fmt: skip
+        save(figure, target)
+        rows.append({"file": str(target), "theme": name, "bytes": target.stat().st_size})
+    emit(rows, as_json=options.json)
+    return 0

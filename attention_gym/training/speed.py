@@ -1,0 +1,58 @@
+"""Tokens per second of the same model with each contender, on the same batches, taking turns."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from attention_gym.training.attention import CONTENDERS, Contender
+from attention_gym.training.data import PackedText
+from attention_gym.training.model import ByteTransformer
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured row.
+
+    Attributes:
+        contender: What was measured.
+        tokens_per_second: Median over the rounds: mask, forward and backward.
+        loss: Of the first batch, to show which contenders compute the same model.
+    """
+
+    contender: Contender
+    tokens_per_second: float
+    loss: float
+
+
+def compare(
+    model: ByteTransformer, data: PackedText, *, batch: int, cap: float, rounds: int = 3
+) -> list[Speed]:
+    """Measure all contenders; the first, unmeasured round builds kernels and warms caches."""
+    model = copy.deepcopy(model)
+    seconds: dict[Contender, list[float]] = {c: [] for c in CONTENDERS}
+    losses: dict[Contender, float] = {}
+    for number in range(rounds + 1):
+        sample = data.batch(number, batch)
+        for contender in CONTENDERS:
+            model.zero_grad(set_to_none=True)
+            start = time.perf_counter()
+            attend = contender.prepare(sample.document, cap if contender.capped else None)
+            loss = model.loss(sample.tokens, sample.targets, attend)
+            loss.backward()
+            if number:
+                seconds[contender].append(time.perf_counter() - start)
+            losses.setdefault(contender, loss.item())
+    tokens = batch * data.seq_len
+    return [Speed(c, tokens / statistics.median(seconds[c]), losses[c]) for c in CONTENDERS]
+
+
+def kept_share(data: PackedText, batch: int) -> float:
+    """Share of (query, key) pairs that the first batch's mask keeps."""
+    document = data.batch(0, batch).document
+    same = document[:, :, None] == document[:, None, :]
+    return float(torch.tril(same).float().mean())
