@@ -60,17 +60,18 @@ FLEX_INLINE float m_exp2(float x) { return __builtin_exp2f(x); }
 FLEX_INLINE double m_exp2(double x) { return __builtin_exp2(x); }
 
 // 2^x for a softmax weight, x <= 0 up to rounding: -inf gives 0, NaN stays. A relative error of
-// 8e-8 (8e-5 where weights are rounded to bf16) in half the instructions of m_exp2; coefficients
-// by Remez on [0, 1).
+// 8e-8 (3e-6 where weights are rounded to bf16) in half the instructions of m_exp2; polynomials
+// of least maximal relative error on [0, 1).
 FLEX_INLINE VF exp2_weight(VF x) {
 #if FLEX_ISA >= 2 && FLEX_INPUT != 3
   VF fraction;
   asm("vreduceps $9, %1, %0" : "=v"(fraction) : "v"(x));  // x - floor(x)
   VF y;
 #if FLEX_ISA == 3 && FLEX_INPUT == 1
-  y = fraction * 0.0779071637f + 0.2262331942f;
-  y = y * fraction + 0.6957770964f;
-  y = y * fraction + 0.9999278266f;
+  y = fraction * 0.01353417f + 0.05201146f;
+  y = y * fraction + 0.24144276f;
+  y = y * fraction + 0.69300383f;
+  y = y * fraction + 1.00000259f;
 #else
   y = fraction * 0.0018762329f + 0.0089925840f;
   y = y * fraction + 0.0558236045f;

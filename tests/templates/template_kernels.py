@@ -42,14 +42,22 @@ def _folder() -> Path:
 
 
 @functools.cache
-def build(template: str, mods: str = "", *, dtype: torch.dtype, isa: int, flags: str = "") -> ctypes.CDLL:
-    """Compiles ``template``.cpp with the region of mods.h replaced by ``mods`` (if any)."""
+def build(
+    template: str, mods: str = "", *, dtype: torch.dtype, isa: int, flags: str = ""
+) -> ctypes.CDLL:
+    """Compiles ``template``.cpp with the region of mods.h replaced by ``mods`` (if any).
+
+    A ``template`` of several lines is the source itself.
+    """
     key = hashlib.sha256(repr((template, mods, dtype, isa, flags)).encode()).hexdigest()[:16]
     folder = _folder() / key
     shutil.copytree(CPP, folder)
     if mods:
         header = (folder / "mods.h").read_text()
         (folder / "mods.h").write_text(REGION.sub(lambda _: region(mods), header))
+    if "\n" in template:
+        (folder / "source.cpp").write_text(template)
+        template = "source"
     library = folder / "kernel.so"
     macros = f"-DFLEX_INPUT={INPUTS[dtype]} -DFLEX_ISA={isa}"
     line = f"g++ {FLAGS} {macros} {ISA_FLAGS[isa]} {flags} {folder / template}.cpp -o {library}"
@@ -112,7 +120,9 @@ def fields(name: str) -> tuple[str, ...]:
     assert body is not None
     found: list[str] = []
     for declaration in filter(None, map(str.strip, body[1].split(";"))):
-        kind, names = re.fullmatch(r"(.*?[*\s])\s*(\w+(?:,\s*\w+)*)", declaration, re.DOTALL).groups()  # type: ignore[union-attr]
+        kind, names = re.fullmatch(
+            r"(.*?[*\s])\s*(\w+(?:,\s*\w+)*)", declaration, re.DOTALL
+        ).groups()  # type: ignore[union-attr]
         if kind.strip() in ("BlockTables", "Mods"):
             found += fields(kind.strip())
         else:
@@ -120,7 +130,9 @@ def fields(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def call(library: ctypes.CDLL, direction: str, values: dict[str, int | float | Tensor | None]) -> int:
+def call(
+    library: ctypes.CDLL, direction: str, values: dict[str, int | float | Tensor | None]
+) -> int:
     """Launches ``flexattn_{direction}``; fields left out are 0 or null, tensors are pointers."""
     names = fields(f"{direction.capitalize()}Args")
     assert set(values) <= set(names), set(values) - set(names)
