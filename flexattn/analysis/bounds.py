@@ -12,7 +12,7 @@ from flexattn.analysis.intervals import Scope
 from flexattn.ir.nodes import BOOL, I64, Apply, Load, Node, walk
 from flexattn.ir.program import Program
 from flexattn.ir.ranges import FULL, Range
-from flexattn.ir.sites import DIVISIONS, GUARDED, INSIDE, WRAPS, Proof, Site, find_sites
+from flexattn.ir.sites import DIVISIONS, GUARDED, IMPLIES, INSIDE, WRAPS, Proof, Site, find_sites
 
 _STEPS = 400  # visits of nodes under conditions before giving up: about half a millisecond
 _LOWEST = FULL[I64][0]
@@ -20,7 +20,6 @@ _LOWEST = FULL[I64][0]
 
 def prove(
     program: Program,
-    *,
     lengths: tuple[int, int, int, int],
     sizes: Sequence[Sequence[int]],
     numbers: Sequence[int | float] = (),
@@ -32,6 +31,10 @@ def prove(
         lengths: (B, Hq, M, N): the indices run below them.
         sizes: The shape of each capture.
         numbers: The value of each lifted number.
+
+    Returns:
+        Every proof that holds, the weaker ones too, so that what two calls have in common is
+        the intersection.
     """
     sites = find_sites(program)
     if not sites:
@@ -46,7 +49,7 @@ def prove(
     if open_sites:
         search = _Search(program, open_sites, scope, sizes)
         proofs |= dict.fromkeys(search.guarded(), GUARDED)
-    return frozenset(proofs.items())
+    return frozenset((n, weaker) for n, proof in proofs.items() for weaker in IMPLIES[proof])
 
 
 def call_ranges(

@@ -19,6 +19,9 @@ GUARDED = "guarded"  # what is read where it would fail never reaches a kept res
 
 Proof: TypeAlias = tuple[int, str]  # site number, and one of the above
 
+# A proof and the weaker ones that follow from it, strongest first.
+IMPLIES = {INSIDE: (INSIDE, WRAPS, GUARDED), WRAPS: (WRAPS, GUARDED), GUARDED: (GUARDED,)}
+
 DIVISIONS = frozenset({"floordiv", "truncdiv", "mod", "fmod"})
 SHIFTS = frozenset({"shl", "shr"})
 

@@ -83,8 +83,6 @@ FLOAT: dict[str, Callable[..., Any]] = {
     "neg": np.negative,
     "abs": np.abs,
     "sqrt": np.sqrt,
-    "minimum": np.minimum,
-    "maximum": np.maximum,
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,

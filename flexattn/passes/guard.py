@@ -24,7 +24,7 @@ from functools import reduce
 
 from flexattn.ir.nodes import BOOL, I64, Apply, Const, Input, Load, Node, rebuild, walk
 from flexattn.ir.ranges import FULL
-from flexattn.ir.sites import DIVISIONS, GUARDED, INSIDE, WRAPS, Proof, Site
+from flexattn.ir.sites import DIVISIONS, GUARDED, IMPLIES, INSIDE, WRAPS, Proof, Site
 
 _LOWEST = FULL[I64][0]
 
@@ -39,7 +39,9 @@ class Guarded:
 
 def guard(root: Node, sites: Iterable[Site], proved: frozenset[Proof]) -> Guarded:
     """Guard the ``sites`` (of `ir.sites.find_sites`) below ``root``."""
-    proofs = dict(proved)
+    proofs: dict[int, str] = {}
+    for strength in reversed(IMPLIES):
+        proofs |= {number: proof for number, proof in proved if proof == strength}
     at: dict[Node, list[Site]] = {}
     for site in sites:
         at.setdefault(site.node, []).append(site)

@@ -143,7 +143,7 @@ def _int_remainder(node: Apply) -> Node | None:
 
 
 def _pow(node: Apply) -> Node | None:
-    """torch computes these exponents in the same way; other ones stay."""
+    """Exponents that torch too computes by multiplication; 0.5 differs from sqrt at -inf."""
     a, b = node.args
     if not isinstance(b, Const):
         return None
@@ -159,10 +159,6 @@ def _pow(node: Apply) -> Node | None:
     if node.dtype not in FLOATS:
         return None
     match b.value:
-        case 0.5:
-            return make("sqrt", a)
-        case -0.5:
-            return make("rsqrt", a)
         case -1:
             return make("div", Const(1, node.dtype), a)
         case -2:
