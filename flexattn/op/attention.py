@@ -114,7 +114,8 @@ def flex_attention(
     block = (1, 1)
     if mask_mod is not None:
         made = _mask_of(mask_mod, block_mask, query, key)
-        tables, block = mask_reuse.tables_of(made), made.BLOCK_SIZE
+        if made is not None:
+            tables, block = mask_reuse.tables_of(made), made.BLOCK_SIZE
     elif block_mask is not None:
         block_mask = mask_reuse.converted(block_mask)
         check_block_mask(block_mask, query, key)

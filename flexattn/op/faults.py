@@ -16,6 +16,7 @@ from flexattn.errors import (
 from flexattn.ir.interpreter import evaluate
 from flexattn.ir.nodes import I64, Apply, Load, Node, walk
 from flexattn.ir.sites import SHIFTS, Site, find_sites
+from flexattn.op.programs import lines_of
 from flexattn.op.request import COMPUTE, Call, Position
 from flexattn.passes.guard import guard
 
@@ -37,7 +38,7 @@ def fault_error(call: Call, position: Position) -> FlexAttentionError:
             fault = guard(root, [site], frozenset()).fault
             if fault is not None and _value(fault, env, captures, program.compute):
                 name = f"{kind} {traced.name!r}" if traced is not None else f"the {kind}"
-                at = None if traced is None else _line(traced, site.node)
+                at = None if traced is None else lines_of(call.bound).get(site.node)
                 return _describe(site, env, captures, program.compute, name, position, at)
     return IndexOutOfRangeError(
         f"a mod reads outside a captured tensor at {_where(position)}.",

@@ -120,6 +120,13 @@ class _Family:
     lifted: frozenset[int] = frozenset()
     variants: dict[Hashable, Variant] = field(default_factory=dict)
 
+    def find(self, numbers: tuple[Number, ...]) -> Variant | None:
+        """The program for ``numbers``: the one they are built into, or the one that takes them."""
+        found = self.variants.get(_variant_key(numbers, frozenset()))
+        if found is None and self.lifted:
+            found = self.variants.get(_variant_key(numbers, self.lifted))
+        return found
+
 
 _lock = threading.Lock()
 _families: dict[Hashable, _Family] = {}
@@ -133,7 +140,7 @@ def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
     family = _families.get(key)
     variant = None
     if family is not None:
-        variant = family.variants.get(_variant_key(numbers, family.lifted))
+        variant = family.find(numbers)
     if variant is None:
         with _lock:
             variant = _find_or_make(key, numbers, score, mask, captures, links, compute)
@@ -197,7 +204,7 @@ def _find_or_make(
         family = _families[key] = _Family(first=numbers)
     else:
         family.lifted |= _newly_varying(family, numbers, must_bake_of(score, mask))
-    known = family.variants.get(_variant_key(numbers, family.lifted))
+    known = family.find(numbers)
     if known is not None:
         return known
     variant = make_variant(numbers, family.lifted, score, mask, captures, links, compute)
@@ -233,6 +240,26 @@ def make_variant(
             mask_root = _renumber(mask_root, links)
     types = tuple(CaptureType(STORAGE[tensor.dtype], tensor.ndim) for tensor in captures)
     return Variant(Program(score_root, mask_root, types, kinds, compute), positions)
+
+
+def lines_of(bound: Bound) -> dict[Node, str]:
+    """The user's line for each node of the bound program; runs the mods once more."""
+    lines: dict[Node, str] = {}
+    split = len(bound.score.numbers) if bound.score is not None else 0
+    links = merge(bound.score, bound.mask)[2]
+    kinds = bound.variant.program.numbers
+    inputs = {
+        at: Input(f"n{i}", kind)
+        for i, (at, kind) in enumerate(zip(bound.variant.positions, kinds, strict=False))
+    }
+    if bound.score is not None:
+        bound.score.graph({at: node for at, node in inputs.items() if at < split})
+        lines |= bound.score.locations
+    if bound.mask is not None:
+        bound.mask.graph({at - split: node for at, node in inputs.items() if at >= split})
+        found = bound.mask.locations
+        lines |= {_renumber(node, links): line for node, line in found.items()} if links else found
+    return lines
 
 
 def _renumber(root: Node, links: Sequence[int]) -> Node:
