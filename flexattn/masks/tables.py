@@ -71,9 +71,16 @@ def to_classes(partial: Pair, full: Pair | None, cols: int) -> Tensor:
 
 def from_classes(classes: Tensor, separate_full: bool) -> tuple[Pair, Pair | None]:
     """Tables of partial and of full blocks; one table of both unless ``separate_full``."""
+    frame = classes.shape[:2]
+    (classes,) = _distinct_heads(classes)
+
+    def listed(chosen: Tensor) -> Pair:
+        counts, indices = to_pair(chosen)
+        return counts.expand(*frame, -1), indices.expand(*frame, -1, -1)
+
     if separate_full:
-        return to_pair(classes == PARTIAL), to_pair(classes == FULL)
-    return to_pair(classes != EMPTY), None
+        return listed(classes == PARTIAL), listed(classes == FULL)
+    return listed(classes != EMPTY), None
 
 
 def widen(pair: Pair, cols: int) -> Pair:

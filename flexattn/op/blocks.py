@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from flexattn import knobs
 from flexattn.errors import BackendError
 from flexattn.ir.interpreter import evaluate
 from flexattn.ir.nodes import BOOL, I64, Apply, Const, Load, Node, walk
@@ -55,6 +56,7 @@ def block_classes(
 
 
 def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str | None) -> Classes:
+    backend = backend or knobs.get("FLEXATTN_BACKEND")
     if backend is not None:
         if backend not in CLASSIFIERS or (backend == "cpp" and device.type != "cpu"):
             raise BackendError(

@@ -41,7 +41,7 @@ def dense_mod(mod: Callable[..., Any], shape: tuple[int, int, int, int]) -> Tens
 
 def dense(mask: Any) -> Tensor:
     """The block list and the mask_mod of ``mask`` together, read off its tables one by one."""
-    batch, heads, queries, keys = mask.shape
+    batch, heads = mask.shape[:2]
     q_block, kv_block = mask.BLOCK_SIZE
     kept = dense_mod(mask.mask_mod, mask.shape)
     out = torch.zeros_like(kept)

@@ -20,7 +20,7 @@ def make(
     name: str, shape: tuple[int, int, int, int] = (B, H, Q, KV), block: int = BLOCK
 ) -> BlockMask:
     return BlockMask.from_torch(
-        create_block_mask(MODS[name], *shape, device="cpu", BLOCK_SIZE=block)
+        create_block_mask(MODS[name], *shape, device="cpu", BLOCK_SIZE=BLOCK)
     )
 
 
