@@ -92,6 +92,7 @@ def test_finite_differences(name: str) -> None:
         torch.testing.assert_close(found, (up - down) / (2 * h), rtol=1e-7, atol=1e-8)
 
 
+ABOVE = op("gt", X, f(0.25), dtype=BOOL)
 FORMULAS: dict[str, tuple[Callable[..., torch.Tensor], Node]] = {
     "softcap": (
         lambda x: 20 * torch.tanh(x / 20),
@@ -115,7 +116,7 @@ FORMULAS: dict[str, tuple[Callable[..., torch.Tensor], Node]] = {
     ),
     "branches of one where": (
         lambda x: torch.where(x > 0.25, x * x, 3 * x).exp(),
-        op("exp", op("where", op("gt", X, f(0.25), dtype=BOOL), op("mul", X, X), op("mul", f(3.0), X))),
+        op("exp", op("where", ABOVE, op("mul", X, X), op("mul", f(3.0), X))),
     ),
     "detach": (
         lambda x: x * x.detach().exp(),

@@ -17,7 +17,7 @@ from flexattn.passes.fold import fold
 from flexattn.passes.simplify import simplify, without_marks
 
 X, Y = Input("x", F32), Input("y", F32)
-I, J = Input("i", I64), Input("j", I64)
+M, N = Input("m", I64), Input("n", I64)
 P, Q = Input("p", BOOL), Input("q", BOOL)
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, 3e-45, -1e-38, 3.4e38, 7.1, math.inf, -math.inf, math.nan]
@@ -46,25 +46,25 @@ test.__test__ = False  # type: ignore[attr-defined]
 YES, NO = Const(True, BOOL), Const(False, BOOL)
 
 SHORTER = [
-    (op("add", I, i(0)), I),
-    (op("add", op("add", I, i(3)), i(4)), op("add", I, i(7))),
+    (op("add", M, i(0)), M),
+    (op("add", op("add", M, i(3)), i(4)), op("add", M, i(7))),
     (op("add", X, op("neg", Y)), op("sub", X, Y)),
     (op("add", op("neg", X), Y), op("sub", Y, X)),
     (op("sub", X, f(0.0)), X),
-    (op("sub", I, I), i(0)),
-    (op("sub", I, i(5)), op("add", I, i(-5))),
-    (op("sub", i(0), I), op("neg", I)),
+    (op("sub", M, M), i(0)),
+    (op("sub", M, i(5)), op("add", M, i(-5))),
+    (op("sub", i(0), M), op("neg", M)),
     (op("sub", X, op("neg", Y)), op("add", X, Y)),
     (op("mul", f(1.0), X), X),
     (op("mul", X, f(-1.0)), op("neg", X)),
-    (op("mul", I, i(0)), i(0)),
+    (op("mul", M, i(0)), i(0)),
     (op("neg", op("neg", X)), X),
     (op("div", X, f(1.0)), X),
     (op("div", X, f(4.0)), op("mul", X, f(0.25))),
     (op("div", X, f(-0.5)), op("mul", X, f(-2.0))),
-    (op("floordiv", I, i(1)), I),
-    (op("floordiv", I, i(-1)), op("neg", I)),
-    (op("mod", I, i(-1)), i(0)),
+    (op("floordiv", M, i(1)), M),
+    (op("floordiv", M, i(-1)), op("neg", M)),
+    (op("mod", M, i(-1)), i(0)),
     (op("pow", X, f(2.0)), op("mul", X, X)),
     (op("pow", X, f(3.0)), op("mul", op("mul", X, X), X)),
     (op("pow", X, f(-1.0)), op("div", f(1.0), X)),
@@ -72,12 +72,12 @@ SHORTER = [
     (op("pow", X, f(0.0)), f(1.0)),
     (op("abs", op("abs", op("neg", X))), op("abs", X)),
     (op("minimum", X, X), X),
-    (op("minimum", op("minimum", I, i(4)), i(9)), op("minimum", I, i(4))),
-    (test(I, "le", I), YES),
-    (test(i(3), "lt", I), test(I, "gt", i(3))),
+    (op("minimum", op("minimum", M, i(4)), i(9)), op("minimum", M, i(4))),
+    (test(M, "le", M), YES),
+    (test(i(3), "lt", M), test(M, "gt", i(3))),
     (test(op("to_int", P, dtype=I64), "ne", i(0)), P),
     (test(P, "eq", NO), op("not", P)),
-    (op("not", test(I, "lt", J)), test(I, "ge", J)),
+    (op("not", test(M, "lt", N)), test(M, "ge", N)),
     (op("not", op("not", P)), P),
     (op("and", P, YES), P),
     (op("and", NO, P), NO),
@@ -86,7 +86,7 @@ SHORTER = [
     (op("or", P, op("and", P, Q)), P),
     (op("or", op("not", P), P), YES),
     (op("xor", P, YES), op("not", P)),
-    (op("shl", I, i(0)), I),
+    (op("shl", M, i(0)), M),
     (op("where", YES, X, Y), X),
     (op("where", P, X, X), X),
     (op("where", op("not", P), X, Y), op("where", P, Y, X)),
@@ -108,8 +108,8 @@ def tensors() -> dict[str, torch.Tensor]:
     return {
         "x": torch.tensor(SPECIAL)[:, None, None, None],
         "y": torch.tensor(SPECIAL)[:, None, None],
-        "i": torch.tensor(INTS)[:, None, None, None],
-        "j": torch.tensor(INTS)[:, None, None],
+        "m": torch.tensor(INTS)[:, None, None, None],
+        "n": torch.tensor(INTS)[:, None, None],
         "p": torch.tensor([True, False])[:, None],
         "q": torch.tensor([True, False]),
     }
