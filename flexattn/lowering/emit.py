@@ -1,0 +1,301 @@
+"""Writes graphs as C++ statements, one per node: scalars where all queries agree, else vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flexattn.ir.nodes import BOOL, FLOATS, I32, I64, Apply, Const, DType, Input, Load, Node, walk
+from flexattn.lowering.layout import Layout
+from flexattn.lowering.spellings import SCALAR_TYPES, SPELLINGS, VECTOR_TYPES, kind
+
+
+@dataclass(frozen=True)
+class Place:
+    """How a piece of generated code refers to what surrounds it.
+
+    Attributes:
+        uniform: Prefix of the fields of Uniform.
+        q: Prefix of the fields of QValues.
+        kv: Prefix of the fields of KVValues.
+        names: Spelling of the inputs ``b h q_idx kv_idx score grad`` as i64 or F scalars.
+        lanes: Whether values of the query are vectors over lanes from query ``i`` of the tile.
+    """
+
+    uniform: str
+    q: str = ""
+    kv: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    lanes: bool = False
+
+
+# Inside a vector hook, called with the site s and (i, j).
+VECTOR = Place(
+    "s.u.",
+    "s.qv.",
+    "s.kvv.",
+    {"b": "s.b", "h": "s.h", "kv_idx": "(s.kv0 + j)", "score": "score", "grad": "grad"},
+    lanes=True,
+)
+_LANE_INPUTS = frozenset({"q_idx", "score", "grad"})
+
+
+class Emitter:
+    """Turns nodes into statements; every node once.
+
+    Attributes:
+        lines: The statements so far.
+    """
+
+    def __init__(
+        self, layout: Layout, place: Place, locations: Mapping[Node, str] | None = None
+    ) -> None:
+        self.layout, self.place = layout, place
+        self.lines: list[str] = []
+        self._locations = locations or {}
+        self._values: dict[Node, str] = {}
+        self._splats: dict[Node, str] = {}
+        self._varies: dict[Node, bool] = {}
+        self._count = 0
+
+    def value(self, root: Node) -> str:
+        """Expression for ``root``: a vector if it varies from lane to lane, else a scalar."""
+        for node in walk(root):
+            if node not in self._varies:
+                self._varies[node] = self.place.lanes and _in_lanes(node, self._varies)
+                if not isinstance(node, Input):
+                    self._values[node] = self._write(node)
+        if root not in self._values:  # an input is read only where its value is needed
+            self._values[root] = self._write(root)
+        return self._values[root]
+
+    def vector(self, root: Node) -> str:
+        """Expression for ``root`` as a vector."""
+        value = self.value(root)
+        if self._varies[root]:
+            return value
+        if root not in self._splats:
+            lane = f"-int{value}" if value.startswith("(") else f"-int({value})"
+            lane = lane if root.dtype == BOOL else value
+            self._splats[root] = f"splat<{VECTOR_TYPES[root.dtype]}>({lane})"
+        return self._splats[root]
+
+    def varies(self, root: Node) -> bool:
+        """Whether ``root`` differs from lane to lane."""
+        self.value(root)
+        return self._varies[root]
+
+    def statement(self, type_name: str, expression: str, node: Node | None = None) -> str:
+        """Name of a new constant with that value."""
+        name = self.fresh()
+        where = self._locations.get(node) if node is not None else None
+        note = f"  // {where}" if where else ""
+        constant_type = type_name if type_name.endswith("*") else f"const {type_name}"
+        self.lines.append(f"{constant_type} {name} = {expression};{note}")
+        return name
+
+    def fresh(self) -> str:
+        """A name not used yet."""
+        self._count += 1
+        return f"t{self._count}"
+
+    def _write(self, node: Node) -> str:
+        match node:
+            case Const():
+                return constant(node)
+            case Input():
+                return self._input(node)
+            case Load():
+                return self._vector_load(node) if self._varies[node] else self._scalar_load(node)
+            case Apply():
+                return self._apply(node)
+        raise TypeError(f"not a node: {node!r}")
+
+    def _apply(self, node: Apply) -> str:
+        lanes = self._varies[node]
+        args = [self.vector(arg) if lanes else self.value(arg) for arg in node.args]
+        last = node.args[0 if node.op == "override_grad" else -1]
+        spelling = SPELLINGS[node.op][kind(last.dtype)]
+        if node.dtype in FLOATS and node.op == "pow":
+            return self._power(node, args, lanes)
+        text = spelling.form(vector=lanes).format(*args, V=VECTOR_TYPES[last.dtype])
+        if text in args:
+            return text
+        types = VECTOR_TYPES if lanes else SCALAR_TYPES
+        return self.statement(types[node.dtype], text, node)
+
+    def _power(self, node: Apply, args: Sequence[str], lanes: bool) -> str:
+        # The exponents that torch treats apart, as torch does.
+        exponent = node.args[1]
+        known = exponent.value if isinstance(exponent, Const) else None
+        base = args[0]
+        text = {
+            2.0: f"{base} * {base}",
+            3.0: f"{base} * {base} * {base}",
+            0.5: f"m_sqrt({base})",
+            -0.5: f"m_rsqrt({base})",
+            -1.0: f"F(1) / {base}",
+            -2.0: f"F(1) / ({base} * {base})",
+        }.get(known, f"m_pow({base}, {args[1]})")  # type: ignore[arg-type]
+        return self.statement("VF" if lanes else "F", text, node)
+
+    def _input(self, node: Input) -> str:
+        name, dtype, place = node.name, node.dtype, self.place
+        group, _, number = name.partition(":")
+        if number:
+            return self._hoisted(group, number, dtype)
+        if name == "q_idx" and place.lanes:
+            vector = VECTOR_TYPES[dtype]
+            return self.statement(vector, f"s.q_idx<{vector}>(i)")
+        if name in place.names:
+            return place.names[name] if dtype in FLOATS else _as_int(place.names[name], dtype)
+        if name.startswith("size"):
+            capture, dim = map(int, name[4:].split("_"))
+            return _as_int(place.uniform + self.layout.size(capture, dim), dtype)
+        field_name = place.uniform + self.layout.number(int(name[1:]))
+        return field_name if dtype in FLOATS else _as_int(field_name, dtype)
+
+    def _hoisted(self, group: str, number: str, dtype: DType) -> str:
+        place = self.place
+        if group == "u":
+            return f"{place.uniform}u_{number}"
+        if group == "q" and place.lanes:
+            stored = VECTOR_TYPES[I32 if dtype == BOOL else dtype]
+            text = f"load_lanes<{stored}>({place.q}q_{number} + i)"
+            return self.statement(
+                VECTOR_TYPES[dtype], f"to_mask({text} != 0)" if dtype == BOOL else text
+            )
+        element = f"{place.q}q_{number}[i]" if group == "q" else f"{place.kv}kv_{number}[j]"
+        return f"({element} != 0)" if dtype == BOOL else element
+
+    # Loads -----------------------------------------------------------------------------------
+
+    def offset(self, dims: Sequence[tuple[int, Node]], step: Callable[[int], str | None]) -> str:
+        """Sum of scalar indices times strides, in elements; ``step`` names a dimension's stride."""
+        terms = []
+        for dim, index in dims:
+            stride, value = step(dim), self.value(index)
+            scaled = f" * {self.place.uniform}{stride}" if stride else ""
+            terms.append(f"i64({value}){scaled}")
+        return " + ".join(terms) or "0"
+
+    def _scalar_load(self, node: Load) -> str:
+        layout, capture = self.layout, node.capture
+        base = self.place.uniform + layout.capture(capture)
+        at = self.offset(list(enumerate(node.indices)), lambda dim: layout.stride(capture, dim))
+        scalar = SCALAR_TYPES[node.dtype]
+        if node.dtype == BOOL:
+            return self.statement(scalar, f"{base}[{at}] != 0", node)
+        return self.statement(scalar, f"widen<{scalar}>({base}[{at}])", node)
+
+    def _vector_load(self, node: Load) -> str:
+        layout, capture, place = self.layout, node.capture, self.place
+        dims = list(enumerate(node.indices))
+        reach = {index: reaches(index) for _, index in dims}
+        head = [(dim, index) for dim, index in dims if not reach[index]]
+        keys = [(dim, index) for dim, index in dims if reach[index] and not self._varies[index]]
+        lanes = [(dim, index) for dim, index in dims if self._varies[index]]
+        base = place.uniform + layout.address(capture, head)
+        if keys:
+            at = self.offset(keys, lambda dim: layout.stride(capture, dim))
+            base = self.statement(f"const {layout.element(capture)}*", f"{base} + {at}")
+        narrow = all(index.dtype == I32 for _, index in lanes)
+        far = self._gather(node, base, self._lane_offsets(node, lanes, I64))
+        name, vector = self.fresh(), VECTOR_TYPES[node.dtype]
+        branches = []
+        run = self._run(node, base, lanes)
+        if run:
+            branches.append((run[0], run[1]))
+        if narrow:
+            near = self._gather(node, base, self._lane_offsets(node, lanes, I32))
+            branches.append((f"__builtin_expect(!{place.uniform}{layout.far(capture)}, 1)", near))
+        where = self._locations.get(node)
+        self.lines.append(f"{vector} {name};" + (f"  // {where}" if where else ""))
+        for condition, text in branches:
+            self.lines.append(f"if ({condition}) {name} = {text}; else")
+        self.lines.append(f"{name} = {far};")
+        return name
+
+    def _run(
+        self, node: Load, base: str, lanes: Sequence[tuple[int, Node]]
+    ) -> tuple[str, str] | None:
+        """Condition and text of a plain vector load: neighbouring queries read neighbours."""
+        (dim, index), *more = lanes
+        if more or not (isinstance(index, Input) and index.name == "q_idx"):
+            return None
+        storage = self.layout.hooks.captures[node.capture].dtype
+        if storage == node.dtype and storage != BOOL:
+            load = f"load_lanes<{VECTOR_TYPES[node.dtype]}>"
+        elif storage in ("bf16", "f16") and self.layout.hooks.compute == "f32":
+            load = "load_wide"
+        else:
+            return None
+        stride = self.place.uniform + self.layout.stride(node.capture, dim)
+        return f"{stride} == 1 && s.q0 + i + W - 1 <= s.q_last", f"{load}({base} + s.q0 + i)"
+
+    def _lane_offsets(self, node: Load, lanes: Sequence[tuple[int, Node]], dtype: DType) -> str:
+        layout, capture = self.layout, node.capture
+        vector = VECTOR_TYPES[dtype]
+        alone = [(dim, index) for dim, index in lanes if reaches(index) == {"q"}]
+        terms = []
+        if alone:
+            stored = layout.offset(capture, alone, dtype)
+            terms.append(f"load_lanes<{vector}>({self.place.q}{stored} + i)")
+        for dim, index in lanes:
+            if (dim, index) not in alone:
+                stride = f"{self.place.uniform}{layout.stride(capture, dim)}"
+                step = f"int({stride})" if dtype == I32 else stride
+                value = self.vector(index)
+                lane = value if index.dtype == dtype else f"convert<{vector}>({value})"
+                terms.append(f"{lane} * splat<{vector}>({step})")
+        return " + ".join(terms)
+
+    def _gather(self, node: Load, base: str, offsets: str) -> str:
+        if node.dtype == BOOL:
+            return f"to_mask(gather<VI>({base}, {offsets}) != 0)"
+        return f"gather<{VECTOR_TYPES[node.dtype]}>({base}, {offsets})"
+
+
+def reaches(root: Node) -> frozenset[str]:
+    """Which of ``q`` and ``kv`` (``qkv`` for both) a value depends on; empty for neither."""
+    found = set()
+    for node in walk(root):
+        if isinstance(node, Input):
+            if node.name in _LANE_INPUTS or node.name.startswith("q:"):
+                found.add("q")
+            if node.name in ("kv_idx", "score", "grad") or node.name.startswith("kv:"):
+                found.add("kv")
+    return frozenset(found)
+
+
+def constant(node: Const) -> str:
+    """A C++ literal with the exact value."""
+    value = node.value
+    if node.dtype == BOOL:
+        return "true" if value else "false"
+    if node.dtype in FLOATS:
+        return _float_literal(float(value))
+    text = f"{value}LL" if node.dtype == I64 else str(value)
+    if value == -(2**63):
+        return "(-9223372036854775807LL - 1)"
+    if value == -(2**31) and node.dtype == I32:
+        return "(-2147483647 - 1)"
+    return f"({text})" if value < 0 else text
+
+
+def _float_literal(value: float) -> str:
+    if value != value:
+        return 'F(__builtin_nan(""))'
+    if value in (float("inf"), float("-inf")):
+        return "INF" if value > 0 else "(-INF)"
+    return f"F({value.hex()})"
+
+
+def _as_int(text: str, dtype: DType) -> str:
+    return f"int({text.strip('()')})" if dtype == I32 else text
+
+
+def _in_lanes(node: Node, varies: Mapping[Node, bool]) -> bool:
+    if isinstance(node, Input):
+        return node.name in _LANE_INPUTS or node.name.startswith("q:")
+    return any(varies[arg] for arg in node.args)
