@@ -7,16 +7,20 @@ Memory is bounded by ``CHUNK_ELEMENTS`` scores, never Q x KV.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from flexattn.ir.interpreter import evaluate
-from flexattn.ir.nodes import I64, Node
+from flexattn.ir.nodes import I64, Const, Input, Load, Node
 from flexattn.ir.program import Program
 from flexattn.ir.sites import find_sites
 from flexattn.op.outputs import empty_like_query
 from flexattn.op.request import COMPUTE, Call, Gradients, Position, Saved, as_gradient
+from flexattn.passes.differentiate import gradients, score_loads
 from flexattn.passes.guard import guard
 
 CHUNK_ELEMENTS = 1 << 21
@@ -48,7 +52,6 @@ class Problem:
             for d, size in enumerate(tensor.shape):
                 self.inputs[f"size{c}_{d}"] = torch.tensor(size, device=device)
         self.listed = _listed_blocks(self, call.tables)
-        self.fault_roots = _fault_roots(self.program)
 
     def chunks(self) -> Iterator[slice]:
         step = max(1, CHUNK_ELEMENTS // max(1, self.batch * self.heads * self.keys))
@@ -65,15 +68,22 @@ class Problem:
         return tensor.repeat_interleave(group, dim=1)
 
 
+@contextmanager
+def _plain_torch(call: Call) -> Iterator[None]:
+    """No recording, and no autocast: it would turn the float32 products into bfloat16 ones."""
+    with torch.no_grad(), torch.autocast(call.query.device.type, enabled=False):
+        yield
+
+
 def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Position | None]:
     """out, lse, max_scores and the first position with a fault, if any."""
-    with torch.no_grad():
+    with _plain_torch(call):
         return _forward(Problem(call))
 
 
 def backward(call: Call, saved: Saved) -> Gradients:
     """Gradients of query, key, value and of the captures asked for, in the inputs' dtypes."""
-    with torch.no_grad():
+    with _plain_torch(call):
         *grads, rest = _backward(Problem(call), saved)
     inputs = (call.query, call.key, call.value)
     grad_q, grad_k, grad_v = (
@@ -96,42 +106,70 @@ def _forward(p: Problem) -> tuple[Tensor, Tensor, Tensor, Position | None]:
         keep = _kept(p, env, rows)
         fault = _first_fault(p, env, keep, rows)
         first = fault if first is None else min(first, fault or first)
-        score = _modified(p, env, p.captures, raw).masked_fill(~keep, -torch.inf)
+        score = _modified(p, env, raw).masked_fill(~keep, -torch.inf)
         weights, lse[:, :, rows], top[:, :, rows] = _softmax(score)
         out[:, :, rows] = (weights @ value).to(out.dtype)
     return out, lse, top, first
 
 
 def _backward(p: Problem, saved: Saved) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    lse, grad_lse, wanted = saved.lse, saved.grad_lse, saved.captures
     key, value = p.expand_keys(p.key), p.expand_keys(p.value)
     grad_q = p.query.new_zeros(p.query.shape, dtype=p.dtype)
     grad_k, grad_v = torch.zeros_like(key), torch.zeros_like(value)
-    grads = [torch.zeros_like(p.captures[c], dtype=torch.float64) for c in wanted]
+    grads = {c: torch.zeros_like(p.captures[c], dtype=torch.float64) for c in saved.captures}
+    slopes = _slopes(p.program, frozenset(saved.captures))
     for rows in p.chunks():
-        raw = _raw_scores(p, key, rows).requires_grad_()
+        raw = _raw_scores(p, key, rows)
         env = {**p.inputs, "score": raw, "q_idx": _row_index(p, rows)}
-        leaves = [t.detach().to(p.dtype) if t.is_floating_point() else t for t in p.captures]
-        for c in wanted:
-            leaves[c].requires_grad_()
-        keep = _kept(p, env, rows)
-        with torch.enable_grad():
-            score = _modified(p, env, leaves, raw)
-        weights = _weights(score.detach(), keep, lse[:, :, rows])
+        score = _modified(p, env, raw)
+        weights = _weights(score, _kept(p, env, rows), saved.lse[:, :, rows])
         d_out = saved.grad_out[:, :, rows].to(p.dtype)
         delta = (d_out * saved.out[:, :, rows].to(p.dtype)).sum(-1, keepdim=True)
-        if grad_lse is not None:
-            delta = delta - grad_lse[:, :, rows].to(p.dtype)[..., None]
-        d_score = weights * (d_out @ value.mT - delta)
-        d_score = d_score.masked_fill(weights == 0, 0.0)
-        d_raw, *d_leaves = _through_mod(score, [raw, *(leaves[c] for c in wanted)], d_score)
-        d_raw = d_raw.masked_fill(weights == 0, 0.0)
-        for total, part in zip(grads, d_leaves, strict=True):
-            total += part
+        if saved.grad_lse is not None:
+            delta = delta - saved.grad_lse[:, :, rows].to(p.dtype)[..., None]
+        gone = weights == 0
+        env["grad"] = (weights * (d_out @ value.mT - delta)).masked_fill(gone, 0.0)
+        d_raw = _at(slopes.score, p, env).expand(raw.shape).masked_fill(gone, 0.0)
+        for load, slope in slopes.loads:
+            part = _at(slope, p, env).expand(raw.shape).masked_fill(gone, 0.0)
+            _scatter(grads[load.capture], [_at(index, p, env) for index in load.indices], part)
         grad_q[:, :, rows] = d_raw @ key * p.scale
         grad_k += d_raw.mT @ p.query[:, :, rows].to(p.dtype) * p.scale
         grad_v += weights.mT @ d_out
-    return grad_q, _fold(p, grad_k, p.key), _fold(p, grad_v, p.value), grads
+    found = [grads[c] for c in saved.captures]
+    return grad_q, _fold(p, grad_k, p.key), _fold(p, grad_v, p.value), found
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """Gradient graphs of a score_mod: at the raw score, and at each load of a wanted capture."""
+
+    score: Node
+    loads: tuple[tuple[Load, Node], ...]
+
+
+@lru_cache(maxsize=256)
+def _slopes(program: Program, wanted: frozenset[int]) -> _Slopes:
+    raw, grad = Input("score", program.compute), Input("grad", program.compute)
+    if program.score is None:
+        return _Slopes(grad, ())
+    root = guard(program.score, find_sites(program), frozenset()).root
+    loads = score_loads(root, wanted)
+    at_score, *at_loads = gradients(root, (raw, *loads), grad)
+    found = tuple((load, slope) for load, slope in zip(loads, at_loads) if slope is not None)
+    return _Slopes(Const(0.0, program.compute) if at_score is None else at_score, found)
+
+
+def _at(node: Node, p: Problem, env: dict[str, Tensor]) -> Tensor:
+    return evaluate(node, env, p.captures, p.program.compute, on_fault="safe")
+
+
+def _scatter(total: Tensor, indices: list[Tensor], part: Tensor) -> None:
+    if not indices:
+        total += part.sum(dtype=total.dtype)
+        return
+    places = tuple(index.expand(part.shape) for index in indices)
+    total.index_put_(places, part.to(total.dtype), accumulate=True)
 
 
 def _raw_scores(p: Problem, key: Tensor, rows: slice) -> Tensor:
@@ -142,13 +180,8 @@ def _row_index(p: Problem, rows: slice) -> Tensor:
     return torch.arange(rows.start, rows.stop, device=p.query.device).view(1, 1, -1, 1)
 
 
-def _modified(
-    p: Problem, env: dict[str, Tensor], captures: Sequence[Tensor], raw: Tensor
-) -> Tensor:
-    if p.program.score is None:
-        return raw
-    score = evaluate(p.program.score, env, captures, p.program.compute, on_fault="safe")
-    return score.expand(raw.shape)
+def _modified(p: Problem, env: dict[str, Tensor], raw: Tensor) -> Tensor:
+    return raw if p.program.score is None else _at(p.program.score, p, env).expand(raw.shape)
 
 
 def _kept(p: Problem, env: dict[str, Tensor], rows: slice) -> Tensor:
@@ -156,7 +189,7 @@ def _kept(p: Problem, env: dict[str, Tensor], rows: slice) -> Tensor:
     if p.program.mask is None:
         keep = torch.ones((), dtype=torch.bool, device=p.query.device)
     else:
-        keep = evaluate(p.program.mask, env, p.captures, p.program.compute, on_fault="safe")
+        keep = _at(p.program.mask, p, env)
     if p.listed is not None:
         partial, full = (_spread(p, table, rows) for table in p.listed)
         keep = (keep & partial) | full
@@ -212,18 +245,6 @@ def _weights(score: Tensor, keep: Tensor, lse: Tensor) -> Tensor:
     return weights.masked_fill(~keep | (lse == -torch.inf), 0.0)
 
 
-def _through_mod(score: Tensor, leaves: list[Tensor], d_score: Tensor) -> list[Tensor]:
-    if score is leaves[0]:
-        return [d_score, *(torch.zeros_like(leaf) for leaf in leaves[1:])]
-    if not score.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(score, leaves, d_score, allow_unused=True)
-    return [
-        torch.zeros_like(leaf) if grad is None else grad
-        for leaf, grad in zip(leaves, found, strict=True)
-    ]
-
-
 def _fold(p: Problem, grad: Tensor, like: Tensor) -> Tensor:
     """Sum the gradient of expanded keys back over the head group and a shared batch."""
     kv_heads = like.shape[1]
@@ -234,21 +255,32 @@ def _fold(p: Problem, grad: Tensor, like: Tensor) -> Tensor:
     return grad
 
 
-def _fault_roots(program: Program) -> tuple[Node, ...]:
+@lru_cache(maxsize=256)
+def _faults(program: Program) -> tuple[Node | None, Node | None]:
+    """Where the score and the mask read what they may not."""
     sites = find_sites(program)
-    roots = (root for root in (program.score, program.mask) if root is not None)
-    faults = (guard(root, sites, frozenset()).fault for root in roots)
-    return tuple(fault for fault in faults if fault is not None)
+    score, mask = (
+        None if root is None else guard(root, sites, frozenset()).fault
+        for root in (program.score, program.mask)
+    )
+    return score, mask
 
 
 def _first_fault(p: Problem, env: dict[str, Tensor], keep: Tensor, rows: slice) -> Position | None:
-    if not p.fault_roots:
+    score, mask = _faults(p.program)
+    if score is None and mask is None:
         return None
-    anywhere = torch.zeros((), dtype=torch.bool, device=keep.device)
-    for root in p.fault_roots:
-        anywhere = anywhere | evaluate(root, env, p.captures, p.program.compute, on_fault="safe")
-    bad = (anywhere & keep).nonzero()
-    if not len(bad):
+    bad = torch.zeros((), dtype=torch.bool, device=keep.device)
+    if score is not None:
+        bad = _at(score, p, env) & keep
+    if mask is not None:
+        # A mask that cannot be read decides nothing, so it counts wherever it was asked.
+        asked = _at(mask, p, env)
+        if p.listed is not None:
+            asked = asked & _spread(p, p.listed[0], rows)
+        bad = bad | asked
+    found = bad.expand(keep.shape).nonzero()
+    if not len(found):
         return None
-    b, h, q, kv = bad[0].tolist()
+    b, h, q, kv = found[0].tolist()
     return b, h, q + rows.start, kv

@@ -185,10 +185,11 @@ def test_double_backward_is_refused(backend: str) -> None:
     with pytest.raises(errors.DoubleBackwardError):
         torch.autograd.grad(grad.square().sum(), k)
     with pytest.raises(errors.DoubleBackwardError):
-        grad_q = torch.autograd.grad(flex_attention(q, k, v).sum(), q, create_graph=True)[0]
+        grad_q = torch.autograd.grad(flex_attention(q, k, v, backend=backend).sum(), q, create_graph=True)[0]
         grad_q.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # make_dual's own
 def test_forward_mode_is_refused(backend: str) -> None:
     q, k, v = (torch.randn(1, 1, 4, 4) for _ in range(3))
     with forward_ad.dual_level(), pytest.raises(errors.ForwardADError):
