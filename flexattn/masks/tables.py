@@ -23,6 +23,10 @@ EMPTY, PARTIAL, FULL = 0, 1, 2
 """Classes of blocks: nothing kept; the mask_mod decides; everything kept."""
 
 
+PIECE = 1 << 20
+"""Blocks converted at once."""
+
+
 def cdiv(a: int, b: int) -> int:
     """``a / b`` rounded up."""
     return -(-a // b)
@@ -33,12 +37,15 @@ def to_pair(listed: Tensor) -> Pair:
 
     frame = listed.shape[:2]
     (listed,) = _distinct_heads(listed)
-    before = listed.cumsum(-1)  # listed entries up to and with this one
+    columns = torch.arange(listed.shape[-1], dtype=torch.int32, device=listed.device)
     counts = listed.sum(-1, dtype=torch.int32)
-    columns = torch.arange(listed.shape[-1], device=listed.device)
-    place = torch.where(listed, before - 1, counts.unsqueeze(-1) + columns - before)
     indices = torch.empty(listed.shape, dtype=torch.int32, device=listed.device)
-    indices.scatter_(-1, place, columns.int().expand(listed.shape))
+    for rows in _row_ranges(listed):
+        some = listed[:, :, rows]
+        before = some.cumsum(-1)  # listed entries up to and with this one
+        others = counts[:, :, rows].unsqueeze(-1) + columns - before
+        place = torch.where(some, before - 1, others)
+        indices[:, :, rows].scatter_(-1, place, columns.expand(some.shape))
     return counts.expand(*frame, -1), indices.expand(*frame, -1, -1)
 
 
@@ -95,3 +102,10 @@ def _distinct_heads(*tables: Tensor) -> list[Tensor]:
         if all(table.shape[d] > 1 and table.stride(d) == 0 for table in tables):
             found = [table.narrow(d, 0, 1) for table in found]
     return found
+
+
+def _row_ranges(blocks: Tensor) -> list[slice]:
+    """Ranges of rows of about ``PIECE`` blocks, so that int64 temporaries stay small."""
+    rows = blocks.shape[2]
+    step = max(1, PIECE * rows // max(1, blocks.numel()))
+    return [slice(start, start + step) for start in range(0, rows, step)]

@@ -168,7 +168,7 @@ def _guarded(program: Program) -> Guarded:
 
 def _position(bad: Tensor, grid: Sequence[Tensor]) -> Position:
     """The first place of ``bad`` in terms of the indices that ``grid`` holds."""
-    full = bad.expand(torch.broadcast_shapes(*(index.shape for index in grid)))
+    full = bad.expand([index.numel() for index in grid])
     at = full.nonzero()[0].tolist()
     b, h, q, kv = (int(index.flatten()[place]) for index, place in zip(grid, at))
     return b, h, q, kv

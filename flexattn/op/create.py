@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ def _tables(
     return [*partial, *(full or ())]
 
 
-dynamo.BLOCKS.run = lambda mods, first, rest: _tables(*mods, rest["sizes"], rest["others"])
+dynamo.BLOCKS.run = lambda mods, first, rest: _tables(mods[0], rest["sizes"], rest["others"])
 
 
 def create_mask(
@@ -152,7 +152,7 @@ def _classify(
     return block_classes(_bind(mask_mod), shape, block, device)
 
 
-def _bind(mod: Callable[..., Any], kind: str = "mask") -> Bound:
+def _bind(mod: Callable[..., Any], kind: Literal["score", "mask"] = "mask") -> Bound:
     traced = trace_mod(mod, kind)
     score, mask = (None, traced) if kind == "mask" else (traced, None)
     return symbolic.bind(score, mask, "f32")

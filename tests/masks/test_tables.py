@@ -32,6 +32,14 @@ def test_pairs_are_pytorchs_with_their_tails(
         assert all(map(torch.equal, tables.transpose(pair, shape[-1]), _transpose_ordered(*wanted)))
 
 
+def test_the_size_of_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = random_blocks((2, 3, 11, 5), 3)
+    whole = tables.to_pair(listed)
+    for piece in (1, 40, 100):
+        monkeypatch.setattr(tables, "PIECE", piece)
+        assert all(map(torch.equal, tables.to_pair(listed), whole))
+
+
 def test_shared_heads_cost_no_memory() -> None:
     listed = random_blocks((1, 1, 4, 5), 0).expand(3, 2, 4, 5)
     counts, indices = tables.to_pair(listed)

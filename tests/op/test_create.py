@@ -23,6 +23,7 @@ from flexattn.errors import (
 )
 from flexattn.masks import and_masks, noop_mask, not_mask, or_masks
 from flexattn.op.create import create_block_mask, create_mask
+from flexattn.runtime.counters import cache_info
 
 IDS = torch.arange(100) // 7
 TABLE = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)) < 0.5
@@ -256,6 +257,32 @@ def test_devices() -> None:
 
 
 # Cost -------------------------------------------------------------------------------------------
+
+
+def test_small_masks_need_no_compiler() -> None:
+    size = torch.randint(3, 9, (1,)).item() + 0.5  # a mask of this run alone, so no cached kernel
+    before = cache_info()
+    create_block_mask(lambda b, h, q, kv: q * size > kv, 1, 1, 512, 512, BLOCK_SIZE=64)
+    assert cache_info().compiler_runs == before.compiler_runs
+    assert cache_info().kernels_built == before.kernels_built
+
+
+@pytest.mark.cpu
+def test_large_masks_are_made_by_a_kernel() -> None:
+    mask = create_block_mask(causal, 1, 1, 8192, 8192 - 50)
+    rows = torch.arange(64)
+    assert torch.equal(mask.full_kv_num_blocks[0, 0], rows.int())
+    assert torch.equal(mask.kv_num_blocks[0, 0], torch.ones(64, dtype=torch.int32))
+    assert torch.equal(mask.kv_indices[0, 0, :, 0], rows.int())
+    assert torch.equal(mask.full_q_num_blocks[0, 0], (63 - rows).int())
+
+
+def test_the_environment_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXATTN_BACKEND", "eager")
+    assert create_block_mask(causal, 1, 1, 8, 8).shape == (1, 1, 8, 8)
+    monkeypatch.setenv("FLEXATTN_BACKEND", "nonsense")
+    with pytest.raises(BackendError, match="nonsense"):
+        create_block_mask(causal, 1, 1, 8, 8)
 
 
 def test_memory_is_bounded() -> None:
