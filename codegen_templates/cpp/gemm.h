@@ -59,6 +59,14 @@ FLEX_INLINE VF pair_lanes(VF low, VF high) {
   return (VF)__builtin_shuffle(halves, order);
 #endif
 }
+// Both as bf16, to p and p + stride.
+FLEX_INLINE void store_halves(VF first, VF second, u16* p, i64 stride) {
+  VH half;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(first));
+  store_lanes(p, half);
+  asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(second));
+  store_lanes(p + stride, half);
+}
 typedef Dot Mac;
 #else
 typedef Fma Mac;

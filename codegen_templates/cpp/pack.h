@@ -62,24 +62,34 @@ static void pack_transposed(const T* src, i64 row_stride, i64 column_stride, i64
   }
 }
 
-// The way back: rows q of `out` from lanes of src[columns][BM], each lane times factor[lane].
+// The way back: rows q of `out` from lanes of src[columns][BM], each lane times factor[lane];
+// a factor of 0 gives 0 even from NaN.
 static void unpack_transposed(const F* src, const F* factor, i64 rows, i64 columns, T* out, i64 row_stride) {
   for (i64 r0 = 0; r0 < rows; r0 += W) {
     i64 n = least(W, rows - r0);
     VF f = load_lanes<VF>(factor + r0);
+    VM live = to_mask(f != 0);
     for (i64 d = 0; d < columns; d += W) {
       i64 c = least(W, columns - d);
       VF x[W];
-      for (int l = 0; l < W; l++) x[l] = l < c ? load_lanes<VF>(src + (d + l) * BM + r0) * f : VF{};
+      for (int l = 0; l < W; l++) x[l] = l < c ? select(live, load_lanes<VF>(src + (d + l) * BM + r0) * f, VF{}) : VF{};
       transpose(x);
       for (i64 r = 0; r < n; r++) {
         T* p = out + (r0 + r) * row_stride + d;
-        if (c == W) store_narrow(p, x[r]);
-        else
-          for (i64 l = 0; l < c; l++) narrow(x[r][l], p + l);
+        if (c == W) {
+          store_narrow(p, x[r]);
+          continue;
+        }
+        for (i64 l = 0; l < c; l++) narrow(x[r][l], p + l);
       }
     }
   }
+}
+
+static void narrow_row(const F* src, i64 n, T* dst) {
+  i64 d = 0;
+  for (; d + W <= n; d += W) store_narrow(dst + d, load_lanes<VF>(src + d));
+  for (; d < n; d++) narrow(src[d], dst + d);
 }
 
 // dst[rows][width] of F: widened rows, zero beyond `columns`.
@@ -159,6 +169,15 @@ static Operand columns_operand(const T* src, i64 row_stride, i64 column_stride, 
   return {src, column_stride, row_stride};
 }
 #endif
+// B[k over rows][width of lanes over columns], as a gradient of keys or values takes it.
+static void pack_panel(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, F* dst, i64 width) {
+#if FLEX_PAIRS
+  pack_row_pairs(src, row_stride, column_stride, rows, columns, dst, width);
+#else
+  pack_rows(src, row_stride, column_stride, rows, columns, dst, width);
+#endif
+}
+
 // Bytes of scratch either needs.
 constexpr i64 operand_bytes(i64 columns) { return FLEX_INPUT == 0 || FLEX_INPUT == 3 ? 0 : BN * (columns + 1) * i64(sizeof(F)); }
 #endif

@@ -211,3 +211,44 @@ def forward(
     }
     status = call(library, "forward", values)
     return out, lse, peak, status
+
+
+def backward(
+    library: ctypes.CDLL,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    *,
+    dlse: Tensor | None = None,
+    scale: float | None = None,
+    threads: int = 1,
+    chunks: int = 1,
+    wanted: str = "qkv",
+    **more: int | float | Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dq, dk, dv), which start as NaN; those not ``wanted`` stay so."""
+    b, hq, m, d = q.shape
+    n, dv = v.shape[-2:]
+    nan = float("nan")
+    grads = [torch.full(x.shape, nan, dtype=x.dtype) for x in (q, k, v)]
+    values: dict[str, int | float | Tensor | None] = {
+        **{"q": q, "k": k, "v": v, "out": out, "lse": lse, "dout": dout, "dlse": dlse},
+        **{f"d{name}": x for name, x in zip("qkv", grads, strict=True) if name in wanted},
+        **{"B": b, "Bkv": k.shape[0], "Hq": hq, "Hkv": k.shape[1]},
+        **{"M": m, "N": n, "D": d, "Dv": dv, "chunks": chunks, "threads": threads},
+        **strides("q", q, "bhmd"),
+        **strides("k", k, "bhnd"),
+        **strides("v", v, "bhnd"),
+        **strides("o", out, "bhm"),
+        **strides("do", dout, "bhmd"),
+        **strides("dq", grads[0], "bhm"),
+        **strides("dk", grads[1], "bhn"),
+        **strides("dv", grads[2], "bhn"),
+        "scale": float(d**-0.5 if scale is None else scale),
+        **more,
+    }
+    assert call(library, "backward", values) == 0
+    return grads[0], grads[1], grads[2]
