@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import flexattn
 from attention_gym.elementwise import dense_attention
 from attention_gym.inputs import Problem, make_problem
 from attention_gym.recipe import Picture, Recipe, Sizes
@@ -136,3 +137,19 @@ def check_dense(
         error = distance(got[what], want)
         checks.append(Check(recipe.name, backend, what, str(dtype)[6:], error, allowed))
     return checks
+
+
+def check_graph(
+    recipe: Recipe, sizes: Sizes, given: Mapping[str, Any], *, dtype: torch.dtype, backend: str
+) -> list[Check]:
+    """The compiler's own check of the traced graph: `flexattn.verify`."""
+    problem = make_problem(recipe, sizes, given, dtype=dtype)
+    found = flexattn.verify(
+        problem.score_mod, problem.mask_mod, B=sizes.batch, H=sizes.heads, Hkv=sizes.kv_heads,
+        Q_LEN=sizes.q_len, KV_LEN=sizes.kv_len, D=sizes.head_dim, dtype=dtype, backends=[backend],
+    )  # fmt: skip
+    name = str(dtype)[6:]
+    return [
+        Check(recipe.name, c.backend, f"graph: {c.tensor}", name, c.relative, c.allowed)
+        for c in found.checks
+    ]

@@ -38,7 +38,7 @@ THEMES = {
         ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b6b6b", "#56b4e9"),
     ),
     "dark": Theme(
-        "#16181d", "#ececec", "#4a4e57", ("#2b2f37", "#e69f00", "#56b4e9"),
+        "#16181d", "#ececec", "#4a4e57", ("#2b2f37", "#d55e00", "#56b4e9"),
         ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#b8b8b8", "#f0e442"),
     ),
 }  # fmt: skip
@@ -122,26 +122,45 @@ def distance_panel(axes: Axes, scores: Tensor, theme: Theme) -> None:
     axes.legend(fontsize=8, frameon=False, labelcolor=theme.text)
 
 
+def response_panel(axes: Axes, before: Tensor, after: Tensor, theme: Theme) -> None:
+    """The modified score against the raw one, both [N], for a score_mod of the score alone."""
+    style(axes, theme, "what becomes of a score", "score", "modified score")
+    axes.plot(before, before, color=theme.faint, lw=1.0, label="unchanged")
+    axes.plot(before, after, color=theme.lines[1], lw=2.0, label="modified")
+    axes.grid(color=theme.faint, linewidth=0.4)
+    axes.legend(fontsize=8, frameon=False, labelcolor=theme.text)
+
+
 def varies_with_distance(scores: Tensor) -> bool:
     kept = scores[scores != -math.inf]
     return kept.numel() > 0 and float(kept.max()) != float(kept.min())
 
 
 def recipe_figure(
-    scores: Tensor, classes: Tensor | None, *, head: int, block: int, title: str, theme: Theme
+    scores: Tensor,
+    classes: Tensor | None,
+    response: tuple[Tensor, Tensor] | None,
+    *,
+    head: int,
+    block: int,
+    title: str,
+    theme: Theme,
 ) -> Figure:
     """Panels for one recipe.
 
     Args:
         scores: [H, Q, KV] modified scores.
         classes: [rows, columns] of the head shown, or None without a mask.
+        response: Raw and modified scores at one place, [N] each, or None without a score_mod;
+            shown where scores do not vary with distance.
         head: The head shown.
         block: Block size of ``classes``.
         title: Over all panels.
         theme: Colours.
     """
     curve = varies_with_distance(scores)
-    panels = 1 + (classes is not None) + curve
+    response = None if curve else response
+    panels = 1 + (classes is not None) + curve + (response is not None)
     figure = new_figure(4.6 * panels, 4.9, theme)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     element_panel(axes.pop(0), scores[head], theme, f"element by element, head {head}")
@@ -149,6 +168,8 @@ def recipe_figure(
         block_panel(axes.pop(0), classes, block, theme)
     if curve:
         distance_panel(axes.pop(0), scores, theme)
+    if response is not None:
+        response_panel(axes.pop(0), *response, theme)
     figure.suptitle(title, color=theme.text, fontsize=12)
     return figure
 

@@ -87,22 +87,28 @@ def coloured(drawing: str) -> Text:
     return text
 
 
-def usage(recipe: Recipe) -> str:
-    """A call to paste below the recipe's own functions."""
+def call(recipe: Recipe) -> str:
+    """The call of flex_attention, parameters with their defaults and captures by name."""
+    defaults = {name: repr(p.default) for name, p in recipe.options().items()}
     arguments = ["query", "key", "value"]
     for keyword, factory in (("score_mod", recipe.score), ("mask_mod", recipe.mask)):
         if factory is not None:
-            names = ", ".join(f"{name}={name}" for name in inspect.signature(factory).parameters)
-            arguments.append(f"{keyword}={factory.__name__}({names})")
+            names = inspect.signature(factory).parameters
+            inner = ", ".join(f"{name}={defaults.get(name, name)}" for name in names)
+            arguments.append(f"{keyword}={factory.__name__}({inner})")
     if recipe.scale is not None:
         arguments.append(f"scale={recipe.scale}")
     return f"out = flex_attention({', '.join(arguments)})"
 
 
 def code(recipe: Recipe) -> str:
-    sources = [inspect.getsource(f) for f in (recipe.score, recipe.mask) if f is not None]
-    imports = "from flexattn import flex_attention"
-    return "\n\n\n".join([imports, *(s.rstrip() for s in sources), usage(recipe)])
+    """The recipe as a script that needs query, key, value and the captured tensors."""
+    sources = [inspect.getsource(f).rstrip() for f in (recipe.score, recipe.mask) if f is not None]
+    body = "\n\n\n".join([*sources, call(recipe)])
+    torch = "import torch\n\n" if "torch." in body else ""
+    # Annotations are left unevaluated, so the types they name need no import.
+    head = f"from __future__ import annotations\n\n{torch}from flexattn import flex_attention"
+    return f"{head}\n\n\n{body}"
 
 
 def show(options: argparse.Namespace) -> int:

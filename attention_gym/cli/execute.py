@@ -12,7 +12,7 @@ import torch
 
 import flexattn
 from attention_gym.blocks import block_counts
-from attention_gym.check import check_dense, check_picture
+from attention_gym.check import check_dense, check_graph, check_picture
 from attention_gym.cli.options import (
     BACKENDS,
     add_backend,
@@ -146,6 +146,9 @@ def verify(options: argparse.Namespace) -> int:
                 checks += check_dense(
                     recipe, size, parameters, dtype=DTYPES[dtype], backend=backend
                 )
+                checks += check_graph(
+                    recipe, size, parameters, dtype=DTYPES[dtype], backend=backend
+                )
             rows += [
                 {
                     "recipe": c.recipe,
@@ -175,8 +178,8 @@ def explain(options: argparse.Namespace) -> int:
     size = sizes(options, recipe.sizes)
     problem = make_problem(recipe, size, given(options), dtype=DTYPES[options.dtype])
     report = flexattn.explain(
-        score_mod=problem.score_mod, mask_mod=problem.mask_mod,
-        query=problem.query, key=problem.key, value=problem.value,
+        problem.score_mod, problem.mask_mod, B=size.batch, H=size.heads, Hkv=size.kv_heads,
+        Q_LEN=size.q_len, KV_LEN=size.kv_len, D=size.head_dim, dtype=DTYPES[options.dtype],
     )  # fmt: skip
-    print(json.dumps({"recipe": recipe.name, "text": str(report)}) if options.json else report)
+    print(report.to_json() if options.json else report)
     return 0

@@ -6,9 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from attention_gym.blocks import block_classes
 from attention_gym.cli.options import add_recipe, given, new_command
 from attention_gym.cli.report import emit
+from attention_gym.elementwise import modified_scores
 from attention_gym.errors import GymInputError
 from attention_gym.picture import recipe_scores
 from attention_gym.plot import SUFFIXES, THEMES, recipe_figure, save
@@ -33,6 +37,16 @@ def add_commands(commands: Any, recipe: Recipe | None) -> None:
     parser.add_argument("--head", type=int, default=0, help="head drawn, 0 if not given")
 
 
+def response(recipe: Recipe, given_all: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """What the score_mod makes of scores of -150 to 150 at query and key 0."""
+    score_mod, _ = recipe.mods(given_all)
+    if score_mod is None:
+        return None
+    before = torch.linspace(-150, 150, 301)
+    after = modified_scores(before.view(-1, 1, 1, 1), score_mod, None).detach().flatten()
+    return before, after
+
+
 def plot(options: argparse.Namespace) -> int:
     recipe: Recipe = options.recipe
     path: Path = options.out or Path("out") / f"{recipe.name}.png"
@@ -51,7 +65,8 @@ def plot(options: argparse.Namespace) -> int:
     sizes = Sizes(heads=heads, q_len=options.q_len, kv_len=kv_len)
     parameters = given(options)
     scores = recipe_scores(recipe, sizes, parameters)[0]
-    _, mask_mod = recipe.mods({**parameters, **recipe.make_captures(sizes, parameters)})
+    given_all = {**parameters, **recipe.make_captures(sizes, parameters)}
+    _, mask_mod = recipe.mods(given_all)
     classes = None
     if mask_mod is not None:
         mask = create_block_mask(
@@ -63,7 +78,7 @@ def plot(options: argparse.Namespace) -> int:
     for name in chosen:
         target = path.with_stem(f"{path.stem}-{name}") if len(chosen) > 1 else path
         figure = recipe_figure(
-            scores, classes, head=options.head, block=options.block,
+            scores, classes, response(recipe, given_all), head=options.head, block=options.block,
             title=f"{recipe.name}: {recipe.formula}", theme=THEMES[name],
         )  # fmt: skip
         save(figure, target)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def console() -> Console:
@@ -38,11 +39,11 @@ def emit(
         number = all(isinstance(row[name], int | float) for row in rows)
         table.add_column(name.replace("_", " "), justify="right" if number else "left")
     for row in rows:
-        table.add_row(*(text(row[name]) for name in names))
+        table.add_row(*(Text(shown(row[name])) for name in names))
     console().print(table)
 
 
-def text(value: Any) -> str:
+def shown(value: Any) -> str:
     match value:
         case None:
             return "-"
@@ -53,6 +54,6 @@ def text(value: Any) -> str:
         case float():
             return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
         case list() | tuple():
-            return ", ".join(map(text, value))
+            return ", ".join(map(shown, value))
         case _:
             return str(value)
