@@ -11,7 +11,7 @@ INPUTS: dict[str, int] = {"f32": 0, "bf16": 1, "f16": 2, "f64": 3}
 # as PyTorch's does. No -ffast-math: NaN, -inf and the order of sums mean something here.
 # -nostartfiles: a kernel has nothing to construct, and linking takes half as long.
 FLAGS = (
-    "-std=c++17",
+    "-std=gnu++17",
     "-O2",
     "-fPIC",
     "-shared",

@@ -116,7 +116,7 @@ class Emitter:
         args = [self.vector(arg) if lanes else self.value(arg) for arg in node.args]
         last = node.args[0 if node.op == "override_grad" else -1]
         spelling = SPELLINGS[node.op][kind(last.dtype)]
-        if node.dtype in FLOATS and node.op == "pow":
+        if node.op == "pow":
             return self._power(node, args, lanes)
         text = spelling.form(vector=lanes).format(*args, V=VECTOR_TYPES[last.dtype])
         if text in args:
@@ -125,8 +125,12 @@ class Emitter:
         return self.statement(types[node.dtype], text, node)
 
     def _power(self, node: Apply, args: Sequence[str], lanes: bool) -> str:
+        types, exponent = VECTOR_TYPES if lanes else SCALAR_TYPES, node.args[1]
+        if node.dtype not in FLOATS:  # the exponent is a constant
+            return self.statement(
+                types[node.dtype], f"m_pow({args[0]}, {self.value(exponent)})", node
+            )
         # The exponents that torch treats apart, as torch does.
-        exponent = node.args[1]
         known = exponent.value if isinstance(exponent, Const) else None
         base = args[0]
         text = {
@@ -137,7 +141,7 @@ class Emitter:
             -1.0: f"F(1) / {base}",
             -2.0: f"F(1) / ({base} * {base})",
         }.get(known, f"m_pow({base}, {args[1]})")  # type: ignore[arg-type]
-        return self.statement("VF" if lanes else "F", text, node)
+        return self.statement(types[node.dtype], text, node)
 
     def _input(self, node: Input) -> str:
         name, dtype, place = node.name, node.dtype, self.place

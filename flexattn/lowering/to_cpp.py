@@ -34,32 +34,35 @@ def lower_hooks(hooks: Hooks, locations: Mapping[Node, str] | None = None) -> st
         locations: Source line of nodes, for comments.
     """
     layout = Layout(hooks)
-    vector_hooks = [
-        _vector_hook(layout, hooks.mask, "VM mask_mod(const Site& s, i64 i, i64 j)",
-                     "splat<VM>(-1)", locations),
-        _vector_hook(layout, hooks.score, "VF score_mod(const Site& s, i64 i, i64 j, VF score)",
-                     "score", locations),
-        _vector_hook(layout, hooks.fault, "VM fault(const Site& s, i64 i, i64 j, VF score)",
-                     "splat<VM>(0)", locations),
-    ]  # fmt: skip
-    gradients = lower_gradients(layout, locations)
-    hoist_kv = _hoist_kv(layout, locations)
-    hoist_q = _hoist_q(layout, locations)
-    hoist_uniform = _hoist_uniform(layout, locations)
-    q_fields = [(f"q_{n}[BM]", _stored(node)) for n, node in enumerate(hooks.q)]
+    mask = ("VM mask_mod(const Site& s, i64 i, i64 j)", hooks.mask, "splat<VM>(-1)")
+    score = ("VF score_mod(const Site& s, i64 i, i64 j, VF score)", hooks.score, "score")
+    fault = ("VM fault(const Site& s, i64 i, i64 j, VF score)", hooks.fault, "splat<VM>(0)")
+    functions = [_vector_hook(layout, *row, locations) for row in (mask, score, fault)]
+    functions += _gradient_parts(lower_gradients(layout, locations))
+    return "\n".join([*_flags(hooks), assemble(layout, functions, locations)])
+
+
+def assemble(
+    layout: Layout, functions: Sequence[str], locations: Mapping[Node, str] | None = None
+) -> str:
+    """``functions``, which were lowered with ``layout``, behind all that they rely on."""
+    hoists = [
+        _hoist_kv(layout, locations),
+        _hoist_q(layout, locations),
+        _hoist_uniform(layout, locations),  # last: the others ask for what it provides
+    ]
+    q_fields = [(f"q_{n}[BM]", STORED_TYPES[node.dtype]) for n, node in enumerate(layout.hooks.q)]
     q_fields += [(f"{name}[BM]", _integer(key)) for key, name in layout.offsets.items()]
-    kv_fields = [(f"kv_{n}[BN]", _stored(node)) for n, node in enumerate(hooks.kv)]
+    kv_fields = [
+        (f"kv_{n}[BN]", STORED_TYPES[node.dtype]) for n, node in enumerate(layout.hooks.kv)
+    ]
     parts = [
-        *_flags(hooks),
         _FAR if any(name.startswith("far") for name in layout.first) else "",
         _struct("Uniform", _uniform_fields(layout)),
         _struct("QValues", q_fields, "alignas(64) "),
         _struct("KVValues", kv_fields, "alignas(64) "),
-        hoist_uniform,
-        hoist_q,
-        hoist_kv,
-        *vector_hooks,
-        *_gradient_parts(gradients),
+        *reversed(hoists),
+        *functions,
     ]
     return "\n".join(part for part in parts if part)
 
@@ -73,10 +76,6 @@ def _flags(hooks: Hooks) -> list[str]:
     }
     lines = [f"constexpr bool HAS_{name} = {str(value).lower()};" for name, value in flags.items()]
     return [*lines, f"constexpr int NUM_CAPTURE_GRADS = {len(hooks.capture_grads)};", ""]
-
-
-def _stored(node: Node) -> str:
-    return STORED_TYPES[node.dtype]
 
 
 def _integer(key: Sequence[object]) -> str:
@@ -152,8 +151,8 @@ def _hoist_kv(layout: Layout, locations: Mapping[Node, str] | None) -> str:
 
 def _vector_hook(
     layout: Layout,
-    root: Node | None,
     head: str,
+    root: Node | None,
     identity: str,
     locations: Mapping[Node, str] | None,
 ) -> str:
