@@ -108,7 +108,8 @@ def _load(tensor: Tensor, capture: int, indices: list[Tensor], on_fault: OnFault
         if on_fault == "raise" and bool(bad.any()):
             value = int(index[bad].flatten()[0])
             raise IndexOutOfRangeError(
-                f"Index {value} is outside dimension {dim} of captured tensor {capture}, of size {size}.",
+                f"Index {value} is outside dimension {dim} of captured tensor {capture}, "
+                f"of size {size}.",
                 why="a captured tensor is read only inside its bounds.",
                 fix="clamp the index, or guard it with torch.where.",
             )

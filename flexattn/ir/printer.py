@@ -177,26 +177,12 @@ def _damaged(number: int, line: str, why: str) -> ProgramTextError:
 
 # Graphs for people ----------------------------------------------------------------------------
 
-INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "floordiv": "//",
-    "mod": "%",
-    "pow": "**",
-    "eq": "==",
-    "ne": "!=",
-    "lt": "<",
-    "le": "<=",
-    "gt": ">",
-    "ge": ">=",
-    "and": "&",
-    "or": "|",
-    "xor": "^",
-    "shl": "<<",
-    "shr": ">>",
-}
+_INFIX_SIGNS = """
+    add +  sub -  mul *  div /  floordiv //  mod %  pow **  eq ==  ne !=  lt <  le <=  gt >  ge >=
+    and &  or |  xor ^  shl <<  shr >>
+"""
+_WORDS = _INFIX_SIGNS.split()
+INFIX = dict(zip(_WORDS[::2], _WORDS[1::2]))
 _PREFIX = {"neg": "-", "not": "~"}
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 import torch
 
 from flexattn.errors import UnsupportedOpError
-from flexattn.ir.nodes import BOOL, F32, F64, I64, Apply, Const, Input, Load, Node, walk
+from flexattn.ir.nodes import BOOL, F64, I64, Apply, Const, Input, Load, Node, rewrite, walk
 from flexattn.trace import tape as rules
 from flexattn.trace.tape import INPUTS
 
@@ -192,7 +192,7 @@ def _box(node: Node) -> numpy.ndarray:
     return box
 
 
-# Entries that are not one operation on their operands ---------------------------------------------
+# Entries that are not one operation on their operands -----------------------------------------
 
 
 def _load(builder: Builder, capture: int, codes: Sequence[int]) -> Node:
@@ -220,7 +220,8 @@ def _gather(
                 row = numpy.broadcast_to(builder.values[position], rows)
                 entries.append(lambda at, row=row, axis=axis: row[at[axis : axis + row.ndim]])  # type: ignore[misc]
             case _:
-                entries.append(lambda at, node=builder.fixed(code): node)  # type: ignore[misc]
+                node = builder.fixed(code)
+                entries.append(lambda at, node=node: node)  # type: ignore[misc]
     out = numpy.empty(shape, dtype=object)
     dtype = _element_dtype(builder, capture)
     for at in numpy.ndindex(shape):
@@ -235,8 +236,92 @@ def _pick(builder: Builder, position: int, literal: tuple[Any, ...]) -> Value:
 
 def _const(builder: Builder, code: int, shape: tuple[int, ...]) -> Value:
     node = builder.operand(code)
-    return (
-        node if not shape else builder.each(lambda n, _: n, node, numpy.empty(shape, dtype=object))
+    return node if not shape else numpy.broadcast_to(_box(node), shape)
+
+
+def _reshape(builder: Builder, position: int, shape: tuple[int, ...], *fill: Any) -> Value:
+    value = builder.values[position]
+    array = value if isinstance(value, numpy.ndarray) else _box(value)
+    array = numpy.broadcast_to(array, shape) if fill else array.reshape(shape)
+    return array if shape else array[()]
+
+
+def _stack(builder: Builder, *positions: int) -> Value:
+    out = numpy.empty(len(positions), dtype=object)
+    for at, position in enumerate(positions):
+        out[at] = builder.values[position]
+    return out
+
+
+def _reduction(op: str, empty: bool | int | None) -> Callable[..., Value]:
+    """A reduction by a balanced tree of ``op``; ``empty`` is what no elements give."""
+
+    def reduce(builder: Builder, position: int, axes: tuple[int, ...], keep: tuple[bool]) -> Value:
+        array = builder.values[position]
+        rest = [axis for axis in range(array.ndim) if axis not in axes]
+        shape = [array.shape[axis] for axis in rest]
+        flat = array.transpose(*rest, *axes).reshape(*shape, -1)
+        out = numpy.empty(shape, dtype=object)
+        for at in numpy.ndindex(*shape):
+            nodes = list(flat[at])
+            while len(nodes) > 1:
+                pairs = [builder.apply(op, nodes[i : i + 2]) for i in range(0, len(nodes) - 1, 2)]
+                nodes = pairs + nodes[len(pairs) * 2 :]
+            out[at] = nodes[0] if nodes else builder.constant(empty)
+        if keep[0]:
+            out = numpy.expand_dims(out, axes)
+        return out if out.ndim else out[()]
+
+    return reduce
+
+
+def _unit_grad(builder: Builder) -> Node:
+    # Kept apart from the number 1 until the backward it runs through is known to be linear.
+    return Input("unit", builder.compute)
+
+
+def _override_grad(builder: Builder, name: tuple[str], *codes: int) -> Node:
+    value, *pairs = [builder.convert(builder.operand(code), builder.compute) for code in codes]
+    unit = Input("unit", builder.compute)
+    for at in range(1, len(pairs), 2):
+        pairs[at] = _at_one(builder, pairs[at], unit, name[0])
+    return Apply("override_grad", [value, *pairs], builder.compute)
+
+
+def _at_one(builder: Builder, partial: Node, unit: Node, name: str) -> Node:
+    """The value of ``partial`` for an arriving gradient of one, if it is linear in it."""
+    linear: dict[Node, bool] = {}
+    zero = Const(0.0, builder.compute)
+    for node in walk(partial):
+        args = [linear[arg] for arg in node.args]
+        match node:
+            case Input():
+                linear[node] = node is unit
+            case Apply("add" | "sub", (a, b)) if any(args):
+                linear[node] = all(flag or arg is zero for flag, arg in zip(args, (a, b)))
+            case Apply("where", (_, a, b)) if any(args):
+                fine = all(flag or arg is zero for flag, arg in zip(args[1:], (a, b)))
+                linear[node] = fine and not args[0]
+            case Apply("mul") if any(args):
+                linear[node] = sum(args) == 1
+            case Apply("div" | "override_grad") if any(args):
+                linear[node] = args[0] and not any(args[1:])
+            case Apply("neg" | "detach"):
+                linear[node] = args[0]
+            case _:
+                linear[node] = False
+        if any(args) and not linear[node]:
+            _not_linear(name)
+    if not linear[partial] and partial is not zero:
+        _not_linear(name)
+    return rewrite(partial, lambda node: Const(1.0, builder.compute) if node is unit else node)
+
+
+def _not_linear(name: str) -> NoReturn:
+    raise UnsupportedOpError(
+        f"The backward of {name}, applied in a mod, is not linear in the gradient it receives.",
+        why="its result is a factor that is multiplied with the gradient inside the kernel.",
+        fix="return grad times a factor computed from the saved values.",
     )
 
 
@@ -245,5 +330,15 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
     "gather": _gather,
     "pick": _pick,
     "const": _const,
+    "clone": lambda builder, position: builder.values[position],
+    "reshape": _reshape,
+    "stack": _stack,
+    "sum": _reduction("add", 0),
+    "prod": _reduction("mul", 1),
+    "any": _reduction("or", False),
+    "all": _reduction("and", True),
+    "amax": _reduction("maximum", None),
+    "amin": _reduction("minimum", None),
+    "unit_grad": _unit_grad,
+    "override_grad": _override_grad,
 }
-_ = F32

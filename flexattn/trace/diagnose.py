@@ -28,7 +28,7 @@ def mod_name(fn: Any) -> str:
 
 
 def source_line(filename: str, lineno: int) -> str:
-    """``file:line: source text``, the file relative to the working directory where it is below it."""
+    """``file:line: source text``, the file relative to the working directory if below it."""
     text = linecache.getline(filename, lineno).strip()
     short = filename
     if os.path.isabs(filename):
@@ -70,7 +70,7 @@ def definition(fn: Any) -> str | None:
         fn = fn.func
     code = getattr(fn, "__code__", None) or getattr(getattr(fn, "__func__", None), "__code__", None)
     if code is None and not isinstance(fn, type):
-        code = getattr(getattr(type(fn), "__call__", None), "__code__", None)
+        code = getattr(type(fn).__dict__.get("__call__"), "__code__", None)
     return None if code is None else source_line(code.co_filename, code.co_firstlineno)
 
 
@@ -125,7 +125,7 @@ def why_no_value(code: list[Any], position: int) -> str:
     )
 
 
-# Which construct asked a symbol for its truth value --------------------------------------------
+# Which construct asked a symbol for its truth value -------------------------------------------
 
 _BRANCH_FIXES = {
     "if": "use torch.where({test}, a, b), or compute the flag outside {mod}",

@@ -20,7 +20,6 @@ from flexattn.trace.tape import (
     FLOAT,
     INT,
     MAX_UNROLL,
-    NUMBER_CODES,
     NUMBER_KINDS,
     Tape,
     as_number,
@@ -319,4 +318,3 @@ def emit(tape: Tape, op: str, kind: int, shape: tuple[int, ...], *operands: Any)
 
 Row.__getitem__ = _row_getitem  # type: ignore[attr-defined]
 Symbol.__getitem__ = _scalar_getitem  # type: ignore[attr-defined]
-_ = NUMBER_CODES

@@ -6,8 +6,12 @@ the same tape or with a plain Python number. All else goes through `binary`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
+
+import numpy
+import torch
 
 from flexattn.errors import CrossPositionError, InPlaceError, UnsupportedOpError
 from flexattn.trace.gather import emit, settle
@@ -20,8 +24,8 @@ from flexattn.trace.tape import (
     INPUTS,
     INT,
     NUMBER_KINDS,
-    ROUNDING,
     Tape,
+    as_number,
     broadcast,
     result_kind,
 )
@@ -205,15 +209,13 @@ def replace(target: Symbol, result: Symbol, said: str) -> Symbol:
             why="a mod's arguments are shared with the kernel around it",
             fix=f"give the result a new name, as in x = {INPUTS[target._id]} + 1",
         )
-    if type(target) is not Symbol or tape[target._id] in ("detach", "load"):
-        view = type(target) is not Symbol or tape[target._id] == "detach"
-        if view:
-            target._fail(
-                InPlaceError,
-                f"changes a view of a value in place with {said}.",
-                why="what it is a view of would change as well",
-                fix="write the operation out of place, as in x = x + 1",
-            )
+    if type(target) is not Symbol or tape[target._id] == "detach":
+        target._fail(
+            InPlaceError,
+            f"changes a view of a value in place with {said}.",
+            why="what it is a view of would change as well",
+            fix="write the operation out of place, as in x = x + 1",
+        )
     if isinstance(result, Row) or result._kind > target._kind:
         target._fail(
             InPlaceError,
@@ -248,26 +250,60 @@ def _matmul(self: Symbol, other: Any) -> Any:
 _ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "floordiv": "floordiv", "mod": "mod"}
 _LOGIC = {"and": "and", "or": "or", "xor": "xor"}
 _REST = {"truediv": "div", "pow": "pow", "lshift": "shl", "rshift": "shr"}
-_SIGNS = {"add": "+=", "sub": "-=", "mul": "*=", "floordiv": "//=", "mod": "%=", "and": "&="}
-_SIGNS |= {"or": "|=", "xor": "^=", "truediv": "/=", "pow": "**=", "lshift": "<<=", "rshift": ">>="}
+OPERATORS = {**_ARITHMETIC, **_LOGIC, **_REST}  # Python's names to ours
+_SIGNS = {
+    "add": "+=",
+    "sub": "-=",
+    "mul": "*=",
+    "floordiv": "//=",
+    "mod": "%=",
+    "truediv": "/=",
+    "and": "&=",
+    "or": "|=",
+    "xor": "^=",
+    "pow": "**=",
+    "lshift": "<<=",
+    "rshift": ">>=",
+}
+_UFUNCS: dict[Any, Method] = {
+    numpy.add: operator.add, numpy.subtract: operator.sub, numpy.multiply: operator.mul,
+    numpy.true_divide: operator.truediv, numpy.floor_divide: operator.floordiv,
+    numpy.remainder: operator.mod, numpy.power: operator.pow, numpy.equal: operator.eq,
+    numpy.not_equal: operator.ne, numpy.less: operator.lt, numpy.less_equal: operator.le,
+    numpy.greater: operator.gt, numpy.greater_equal: operator.ge,
+    numpy.bitwise_and: operator.and_, numpy.bitwise_or: operator.or_,
+    numpy.bitwise_xor: operator.xor, numpy.left_shift: operator.lshift,
+    numpy.right_shift: operator.rshift,
+}  # fmt: skip
+
+
+def _array_ufunc(self: Symbol, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    """A numpy scalar on the left of an operator; any other numpy function is refused."""
+    if method != "__call__" or kwargs or ufunc not in _UFUNCS:
+        self._no_value(f"numpy.{ufunc.__name__}", f"use torch.{ufunc.__name__}")
+    converted = [
+        value if isinstance(value, Symbol) or as_number(value) is None else as_number(value)
+        for value in inputs
+    ]
+    arrays = [torch.as_tensor(v) if isinstance(v, numpy.ndarray) else v for v in converted]
+    return _UFUNCS[ufunc](*arrays)
 
 
 def _attach() -> None:
-    for name in (*_ARITHMETIC, *_LOGIC, *_REST):
-        op = {**_ARITHMETIC, **_LOGIC, **_REST}[name]
+    for name, op in OPERATORS.items():
         if name in _ARITHMETIC:
             forward, reflected = _arithmetic(op)
         elif name in _LOGIC:
             forward, reflected = _logic(op), _slow_reflected(op)
         else:
             forward, reflected = _slow(op), _slow_reflected(op)
-        for cls, methods in (
-            (Symbol, (forward, reflected)),
-            (Row, (_slow(op), _slow_reflected(op))),
+        for cls, there, back in (
+            (Symbol, forward, reflected),
+            (Row, _slow(op), _slow_reflected(op)),
         ):
-            setattr(cls, f"__{name}__", methods[0])
-            setattr(cls, f"__r{name}__", methods[1])
-            setattr(cls, f"__i{name}__", _in_place(_SIGNS[name], methods[0]))
+            setattr(cls, f"__{name}__", there)
+            setattr(cls, f"__r{name}__", back)
+            setattr(cls, f"__i{name}__", _in_place(_SIGNS[name], there))
     for op in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(Symbol, f"__{op}__", _comparison(op))
         setattr(Row, f"__{op}__", _slow(op))
@@ -275,10 +311,9 @@ def _attach() -> None:
         setattr(Symbol, f"__{name}__", _unary(op))
     Symbol.__pos__ = lambda self: self  # type: ignore[attr-defined]
     Symbol.__matmul__ = _matmul  # type: ignore[attr-defined]
+    Symbol.__array_ufunc__ = _array_ufunc  # type: ignore[attr-defined]
     for op in FLOAT_UNARY:
         setattr(Symbol, op, float_unary(op))
-    for op in ROUNDING - {"round"}:
-        setattr(Symbol, op, _unary(op))
 
 
 _attach()

@@ -24,76 +24,27 @@ from flexattn.trace import diagnose
 from flexattn.trace.tape import BOOL, FLOAT, INPUTS, INT, Tape, describe, dtype_of_kind
 
 # Tensor methods that read several positions, by what they do to them.
-CROSS_POSITION = frozenset(
-    [
-        "cumsum",
-        "cumprod",
-        "cummax",
-        "cummin",
-        "logcumsumexp",
-        "sort",
-        "argsort",
-        "msort",
-        "topk",
-        "kthvalue",
-        "median",
-        "mode",
-        "unique",
-        "nonzero",
-        "argwhere",
-        "matmul",
-        "mm",
-        "bmm",
-        "mv",
-        "ger",
-        "outer",
-        "einsum",
-        "tensordot",
-        "addmm",
-        "baddbmm",
-        "softmax",
-        "log_softmax",
-        "logsumexp",
-        "flip",
-        "roll",
-        "fliplr",
-        "flipud",
-        "diff",
-        "histc",
-        "bincount",
-        "searchsorted",
-        "bucketize",
-        "scatter",
-        "scatter_add",
-        "index_add",
-        "gather",
-        "index_select",
-        "take",
-        "take_along_dim",
-        "masked_select",
-        "var",
-        "std",
-        "norm",
-        "normalize",
-        "layer_norm",
-        "conv1d",
-        "linear",
-        "scaled_dot_product_attention",
-        "triu",
-        "tril",
-        "repeat",
-        "repeat_interleave",
-        "cat",
-        "concat",
-        "stack_rows",
-        "argmax",
-        "argmin",
-        "aminmax",
-        "quantile",
-        "cross",
-        "cdist",
-    ]
-)
+_CROSS_POSITION_NAMES = """
+    cumsum cumprod cummax cummin logcumsumexp sort argsort msort topk kthvalue median mode
+    unique argwhere matmul mm bmm mv ger outer einsum tensordot addmm baddbmm softmax
+    log_softmax logsumexp flip roll fliplr flipud diff histc bincount searchsorted bucketize
+    scatter scatter_add index_add take_along_dim masked_select norm normalize layer_norm conv1d
+    linear scaled_dot_product_attention triu tril repeat repeat_interleave cat concat argmax
+    argmin aminmax quantile cross cdist
+"""
+CROSS_POSITION = frozenset(_CROSS_POSITION_NAMES.split())
+_IN_PLACE_NAMES = """
+    __setitem__ __iadd__ __isub__ __imul__ __itruediv__ __idiv__ __ifloordiv__ __imod__ __ipow__
+    __iand__ __ior__ __ixor__ __ilshift__ __irshift__
+"""
+_IN_PLACE = frozenset(_IN_PLACE_NAMES.split())
+_HINTS = {
+    **dict.fromkeys(("gather", "index_select", "take"), "index the tensor, as in table[h, i]"),
+    **dict.fromkeys(("rand", "randn"), "draw a tensor outside the mod and capture it"),
+    "nonzero": "compute the positions outside the mod into a captured tensor",
+    "copysign": "use torch.where(y < 0, -abs(x), abs(x))",
+    "signbit": "use x < 0",
+}
 _VALUES = {
     "item": ".item()",
     "tolist": ".tolist()",
@@ -109,7 +60,6 @@ class Symbol:
     """A scalar that stands for its value at every (b, h, q_idx, kv_idx) at once."""
 
     __slots__ = ("_id", "_kind", "_tape")
-    __array_ufunc__ = None  # a numpy scalar on the left leaves the operation to us
     __hash__ = object.__hash__
 
     def __init__(self, tape: Tape, position: int, kind: int) -> None:
@@ -278,6 +228,19 @@ def symbol(tape: Tape, position: int, kind: int, shape: tuple[int, ...] = ()) ->
     return Row(tape, position, kind, shape) if shape else Symbol(tape, position, kind)
 
 
+def find_tape(args: Any, kwargs: dict[str, Any] | None = None) -> Tape | None:
+    """The tape of the first symbol among the arguments of a call."""
+    for arg in args:
+        if isinstance(arg, Symbol):
+            return arg._tape
+        if isinstance(arg, (tuple, list, slice)):
+            parts = (arg.start, arg.stop, arg.step) if isinstance(arg, slice) else arg
+            tape = find_tape(parts)
+            if tape is not None:
+                return tape
+    return find_tape(kwargs.values()) if kwargs else None
+
+
 def refuse(tape: Tape, said: str, name: str) -> NoReturn:
     """Raise the error for torch function ``name`` that no handler knows.
 
@@ -292,7 +255,14 @@ def refuse(tape: Tape, said: str, name: str) -> NoReturn:
             "or not at all",
             fix="compute it outside the mod into a tensor, capture that and index it",
         )
-    if name.endswith("_") and not name.endswith("__"):
+    if name in _HINTS:
+        tape.fail(
+            UnsupportedOpError,
+            f"calls {said}, which cannot be compiled.",
+            why="the function is no operation on one element",
+            fix=_HINTS[name],
+        )
+    if (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE:
         tape.fail(
             InPlaceError,
             f"calls {said}, which changes a tensor in place.",
@@ -308,4 +278,4 @@ def refuse(tape: Tape, said: str, name: str) -> NoReturn:
     )
 
 
-__all__ = ["BOOL", "FLOAT", "INT", "Row", "Symbol", "refuse", "symbol"]
+__all__ = ["BOOL", "FLOAT", "INT", "Row", "Symbol", "find_tape", "refuse", "symbol"]

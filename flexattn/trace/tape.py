@@ -40,34 +40,11 @@ ARITHMETIC = frozenset(
 COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 BITWISE = frozenset(["and", "or", "xor"])
 SHIFTS = frozenset({"shl", "shr"})
-FLOAT_UNARY = frozenset(
-    [
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "sqrt",
-        "rsqrt",
-        "sigmoid",
-        "tanh",
-        "erf",
-        "erfc",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "asinh",
-        "acosh",
-        "atanh",
-    ]
-)
+_FLOAT_UNARY_NAMES = """
+    exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sigmoid tanh erf erfc sin cos tan asin acos
+    atan sinh cosh asinh acosh atanh
+"""
+FLOAT_UNARY = frozenset(_FLOAT_UNARY_NAMES.split())
 FLOAT_BINARY = frozenset({"div", "atan2"})
 ROUNDING = frozenset(["floor", "ceil", "round", "trunc"])
 TESTS = frozenset({"isnan", "isinf"})

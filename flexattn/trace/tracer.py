@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from flexattn.errors import CaptureDeviceError, CaptureIndexError, ModReturnError, ModSignatureError
-from flexattn.ir.nodes import BOOL as BOOL_DTYPE
-from flexattn.ir.nodes import I64, Apply, Const, Input, Node
+from flexattn.ir.nodes import Input, Node
 from flexattn.trace import diagnose
 from flexattn.trace.autograd_function import enter_patch, exit_patch
 from flexattn.trace.build import Builder
 from flexattn.trace.dispatch import TracingMode
 from flexattn.trace.gather import KIND_OF_STORAGE, emit, settle, whole
 from flexattn.trace.symbol import Row, Symbol
-from flexattn.trace.tape import BOOL, FLOAT, INT, NUMBER_KINDS, RecordingTape, Tape, as_number
+from flexattn.trace.tape import BOOL, FLOAT, INT, NUMBER_KINDS, RecordingTape, Tape
 
 _push = torch._C._push_on_torch_function_stack
 _pop = torch._C._pop_torch_function_stack
@@ -242,4 +241,3 @@ def _wrong_device(traced: Traced, number: int, device: torch.device) -> None:
 
 
 __all__ = ["Traced", "trace_mod"]
-_ = (I64, Apply, Const, BOOL_DTYPE, as_number)
