@@ -74,7 +74,7 @@ def list_recipes(options: argparse.Namespace) -> int:
         and (options.needs is None or options.needs in recipe.needs)
         and any((options.model or "").lower() in s.model.lower() for s in recipe.sources)
     ]
-    emit(rows, as_json=options.json, columns="name kind family formula models")
+    emit(rows, as_json=options.json, columns="name kind formula models")
     return 0
 
 
@@ -125,7 +125,7 @@ def show(options: argparse.Namespace) -> int:
         return 0
     out = console()
     out.print(f"[bold]{recipe.name}[/]  {escape(recipe.summary)}\n")
-    out.print(f"  {escape(recipe.formula)}\n")
+    out.print(f"  {escape(recipe.formula)}\n\n  {recipe.kind}; {recipe.family}\n")
     legend = "rows are queries, columns keys; # keeps the score, . drops it"
     if recipe.score is not None:
         legend += ", a number is what a score of 0 becomes"

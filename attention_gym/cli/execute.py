@@ -94,11 +94,12 @@ def run(options: argparse.Namespace) -> int:
 
     def once() -> tuple[float, torch.Tensor]:
         start = time.perf_counter()
-        out = flex_attention(
-            problem.query, problem.key, problem.value,
-            score_mod=problem.score_mod, block_mask=mask, scale=problem.scale,
-            enable_gqa=problem.grouped, backend=options.backend,
-        )  # fmt: skip
+        with torch.set_grad_enabled(options.backward):
+            out = flex_attention(
+                problem.query, problem.key, problem.value,
+                score_mod=problem.score_mod, block_mask=mask, scale=problem.scale,
+                enable_gqa=problem.grouped, backend=options.backend,
+            )  # fmt: skip
         if options.backward:
             torch.autograd.grad(out.sum(), list(problem.leaves.values()))
         return time.perf_counter() - start, out

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +37,8 @@ def emit(
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for name in names:
         number = all(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if number else "left")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(name.replace("_", " "), justify=justify, no_wrap=name == names[0])
     for row in rows:
         table.add_row(*(Text(shown(row[name])) for name in names))
     console().print(table)

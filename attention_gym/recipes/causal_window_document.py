@@ -6,13 +6,13 @@ from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
 from attention_gym.recipes.document import packed_documents
 
 
-def causal_window_document(document: Tensor, window: int = 256) -> MaskMod:
-    """keep = 0 <= q - kv < window and document[b, q] == document[b, kv]"""
+def causal_window_document(document_id: Tensor, window: int = 256) -> MaskMod:
+    """keep = 0 <= q - kv < window and document_id[b, q] == document_id[b, kv]"""
 
     def mask_mod(b, h, q_idx, kv_idx):
         causal = q_idx >= kv_idx
         near = q_idx - kv_idx < window
-        same = document[b, q_idx] == document[b, kv_idx]
+        same = document_id[b, q_idx] == document_id[b, kv_idx]
         return causal & near & same
 
     return mask_mod
@@ -20,7 +20,7 @@ def causal_window_document(document: Tensor, window: int = 256) -> MaskMod:
 
 RECIPE = Recipe(
     family="padding, packing, prefixes",
-    formula="keep = 0 <= q - kv < window and document[b, q] == document[b, kv]",
+    formula="keep = 0 <= q - kv < window and document_id[b, q] == document_id[b, kv]",
     sources=(
         Source("Mistral 7B window, trained on packed sequences", "arXiv:2310.06825"),
         Source("torchtitan packed training", "torchtitan/models/attention.py"),
@@ -32,7 +32,7 @@ RECIPE = Recipe(
         "documents": "documents packed into each sequence [count]",
     },
     captured={
-        "document": "[B, S] int64: the document each token belongs to, S = max(Q_LEN, KV_LEN)"
+        "document_id": "[B, S] int64: the document each token belongs to, S = max(Q_LEN, KV_LEN)"
     },
     equivalents=(
         "flash-attn varlen with causal=True, window_size=(W - 1, 0): the same",
@@ -50,7 +50,7 @@ RECIPE = Recipe(
             . . . . # # .
             . . . . . # #
             """,
-            given={"document": [[0, 0, 0, 0, 1, 1, 1]], "window": 2},
+            given={"document_id": [[0, 0, 0, 0, 1, 1, 1]], "window": 2},
         ),
     ),
     needs=frozenset({"bh"}),

@@ -6,11 +6,11 @@ from torch import Tensor
 from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
 
 
-def document(document: Tensor) -> MaskMod:
-    """keep = document[b, q] == document[b, kv]"""
+def document(document_id: Tensor) -> MaskMod:
+    """keep = document_id[b, q] == document_id[b, kv]"""
 
     def mask_mod(b, h, q_idx, kv_idx):
-        return document[b, q_idx] == document[b, kv_idx]
+        return document_id[b, q_idx] == document_id[b, kv_idx]
 
     return mask_mod
 
@@ -22,12 +22,12 @@ def packed_documents(sizes: Sizes, documents: int = 6) -> dict[str, Tensor]:
     cuts = torch.randint(1, max(2, length), (sizes.batch, documents - 1), generator=generator)
     starts = torch.zeros(sizes.batch, length + 1, dtype=torch.int64)
     starts.scatter_add_(1, cuts, torch.ones_like(cuts))
-    return {"document": starts[:, :length].cumsum(1)}
+    return {"document_id": starts[:, :length].cumsum(1)}
 
 
 RECIPE = Recipe(
     family="padding, packing, prefixes",
-    formula="keep = document[b, q] == document[b, kv]",
+    formula="keep = document_id[b, q] == document_id[b, kv]",
     sources=(
         Source("Packed pre-training (T5)", "arXiv:1910.10683"),
         Source("NaViT, images packed into one sequence", "arXiv:2307.06304"),
@@ -36,7 +36,7 @@ RECIPE = Recipe(
     captures=packed_documents,
     parameters={"documents": "documents packed into each sequence [count]"},
     captured={
-        "document": "[B, S] int64: the document each token belongs to, S = max(Q_LEN, KV_LEN)"
+        "document_id": "[B, S] int64: the document each token belongs to, S = max(Q_LEN, KV_LEN)"
     },
     equivalents=(
         "attention-gym generate_doc_mask_mod(mask_mod, offsets): the same from offsets [D + 1], "
@@ -54,7 +54,7 @@ RECIPE = Recipe(
             . . . . # #
             . . . . # #
             """,
-            given={"document": [[0, 0, 0, 1, 2, 2]]},
+            given={"document_id": [[0, 0, 0, 1, 2, 2]]},
         ),
         Picture(
             """
@@ -63,7 +63,7 @@ RECIPE = Recipe(
             # . # .
             . # . #
             """,
-            given={"document": [[9, 9, 9, 9], [0, 1, 0, 1]]},
+            given={"document_id": [[9, 9, 9, 9], [0, 1, 0, 1]]},
             batch=1,
         ),
     ),

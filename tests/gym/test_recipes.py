@@ -40,6 +40,8 @@ def test_words(name: str) -> None:
     captures = recipe.make_captures(recipe.sizes, {})
     assert set(recipe.captured) == set(captures)
     assert recipe.learned <= set(captures)
+    # The code that `show` prints holds both as plain names.
+    assert set(captures).isdisjoint(f.__name__ for f in recipe.factories())
     assert all(p.default is not p.empty for p in recipe.options().values())
     assert ("gr" in recipe.needs) == bool(recipe.learned)
 
@@ -77,7 +79,7 @@ def dense_window(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
 
 
 def dense_document(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    one_hot = torch.nn.functional.one_hot(c["document"]).float()
+    one_hot = torch.nn.functional.one_hot(c["document_id"]).float()
     same = one_hot[:, : sizes.q_len] @ one_hot[:, : sizes.kv_len].mT
     return (1 - 1 / same)[:, None].clamp(-INF, 0)
 
