@@ -121,6 +121,8 @@ def flex_attention(
         check_block_mask(block_mask, query, key)
         tables, block = mask_reuse.tables_of(block_mask), block_mask.BLOCK_SIZE
         mask_mod = block_mask.mask_mod
+    if isinstance(scale, torch.SymFloat):
+        scale, score_mod = 1.0, symbolic.scaled(score_mod, scale)
     out, lse_out, max_out = attend(
         (score_mod, mask_mod),
         query,
