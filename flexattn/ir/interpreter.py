@@ -129,7 +129,7 @@ def _apply(op: str, args: list[Tensor], dtype: DType, on_fault: OnFault) -> Tens
         case "shl" | "shr":
             return eager(args[0], _shift_count(args[1], dtype, on_fault))
         case "override_grad":
-            return OverrideGrad.apply(*torch.broadcast_tensors(*args))  # type: ignore[no-any-return]
+            return OverrideGrad.apply(*torch.broadcast_tensors(*args))
     return eager(*args)
 
 
@@ -171,7 +171,7 @@ class OverrideGrad(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         out: list[Tensor | None] = [None]
         for partial in ctx.saved_tensors:
             out += [grad * partial, None]

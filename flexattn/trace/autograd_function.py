@@ -36,7 +36,7 @@ def enter_patch() -> None:
     with _Patch.lock:
         if _Patch.count == 0:
             _Patch.original = Function.__dict__["apply"]
-            Function.apply = _APPLY  # type: ignore[method-assign]
+            Function.apply = _APPLY  # type: ignore
         _Patch.count += 1
 
 
@@ -45,13 +45,13 @@ def exit_patch() -> None:
     with _Patch.lock:
         _Patch.count -= 1
         if _Patch.count == 0:
-            Function.apply = _Patch.original  # type: ignore[method-assign]
+            Function.apply = _Patch.__dict__["original"]  # not bound to _Patch  # type: ignore[method-assign]  # type: ignore[method-assign]
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     tape = find_tape(args, kwargs)
     if tape is None:
-        return _Patch.original.__get__(None, cls)(*args, **kwargs)
+        return _Patch.__dict__["original"].__get__(None, cls)(*args, **kwargs)
     return _trace_function(tape, cls, args, kwargs)
 
 

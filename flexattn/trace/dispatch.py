@@ -14,7 +14,7 @@ from flexattn.errors import UnsupportedOpError
 from flexattn.trace.activations import FORMULAS
 from flexattn.trace.functions import FUNCTIONS, Handler, choose, detach
 from flexattn.trace.gather import index_tensor
-from flexattn.trace.operators import OPERATORS, binary, replace
+from flexattn.trace.operators import OPERATORS, binary, matmul, replace
 from flexattn.trace.rows import ROWS
 from flexattn.trace.symbol import Symbol, find_tape, refuse
 
@@ -77,6 +77,8 @@ def _functions() -> Iterator[tuple[Any, Handler]]:
             if callable(getattr(space, name, None)):
                 yield getattr(space, name), handler
     yield Tensor.where, _method_where
+    yield torch.matmul, matmul
+    yield Tensor.matmul, matmul
     for name, op in OPERATORS.items():
         yield getattr(Tensor, f"__{name}__", None), _binary(op)
         yield getattr(Tensor, f"__r{name}__", None), _reflected(op)
@@ -117,7 +119,9 @@ def _in_place(name: str, handler: Handler) -> Callable[..., Any]:
 
 
 def _attach() -> None:
-    for name, handler in {**FUNCTIONS, **FORMULAS, **ROWS, "where": _method_where}.items():
+    methods: dict[str, Handler] = {**FUNCTIONS, **FORMULAS, **ROWS}
+    methods |= {"where": _method_where, "matmul": matmul}
+    for name, handler in methods.items():
         if hasattr(Tensor, name) and name not in vars(Symbol):
             setattr(Symbol, name, _method(handler))
         if hasattr(Tensor, f"{name}_"):

@@ -63,7 +63,7 @@ def where(tape: Tape, condition: Any, input: Any, other: Any) -> Symbol:
     return choose(tape, condition, input, other)
 
 
-def choose(tape: Tape, condition: Any, a: Any, b: Any) -> Symbol:
+def choose(tape: Tape, condition: Any, a: Any, b: Any) -> Any:
     """``where`` for operands of any sort."""
     condition, a, b = (operand(tape, x, "torch.where") for x in (condition, a, b))
     if kind_of(condition) != BOOL:
@@ -94,7 +94,7 @@ def clamp(tape: Tape, input: Any, min: Any = None, max: Any = None) -> Symbol:
             x = choose(tape, binary(tape, compare, x, bound), bound, x)
         else:
             x = binary(tape, extreme, x, bound)
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 def fmax(tape: Tape, input: Any, other: Any) -> Symbol:

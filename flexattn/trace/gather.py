@@ -316,5 +316,5 @@ def emit(tape: Tape, op: str, kind: int, shape: tuple[int, ...], *operands: Any)
     return symbol(tape, position, kind, shape)
 
 
-Row.__getitem__ = _row_getitem  # type: ignore[attr-defined]
-Symbol.__getitem__ = _scalar_getitem  # type: ignore[attr-defined]
+for _cls, _getitem in ((Row, _row_getitem), (Symbol, _scalar_getitem)):
+    setattr(_cls, "__getitem__", _getitem)  # noqa: B010 - mypy takes an assignment for generics

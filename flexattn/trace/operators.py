@@ -56,14 +56,14 @@ def operand(tape: Tape, value: Any, function: str) -> Any:
     return settled
 
 
-def unary(tape: Tape, op: str, x: Any) -> Symbol:
+def unary(tape: Tape, op: str, x: Any) -> Any:
     """Record ``op`` of one operand."""
     x = operand(tape, x, op)
     op, kind = result_kind(tape, op, (kind_of(x),))
     return emit(tape, op, kind, shape_of(x), x)
 
 
-def binary(tape: Tape, op: str, a: Any, b: Any) -> Symbol:
+def binary(tape: Tape, op: str, a: Any, b: Any) -> Any:
     """Record ``op`` of two operands of any kind."""
     a, b = operand(tape, a, op), operand(tape, b, op)
     op, kind = result_kind(tape, op, (kind_of(a), kind_of(b)))
@@ -235,11 +235,13 @@ def _in_place(said: str, method: Method) -> Method:
     return inplace
 
 
-def _matmul(self: Symbol, other: Any) -> Any:
-    other = settle(self._tape, other)
-    if len(shape_of(self)) == 1 and len(shape_of(other)) == 1:
-        return (self * other).sum()  # type: ignore[operator]
-    self._tape.fail(
+def matmul(tape: Tape, input: Any, other: Any) -> Any:
+    """The dot product of two rows; other products are refused."""
+    a, b = operand(tape, input, "matmul"), operand(tape, other, "matmul")
+    if len(shape_of(a)) == 1 and len(shape_of(b)) == 1:
+        product: Any = binary(tape, "mul", a, b)
+        return product.sum()
+    tape.fail(
         CrossPositionError,
         "multiplies matrices.",
         why="a mod sees one (query, key) pair at a time; only two rows have a product there",
@@ -309,9 +311,14 @@ def _attach() -> None:
         setattr(Row, f"__{op}__", _slow(op))
     for name, op in (("neg", "neg"), ("abs", "abs"), ("invert", "not")):
         setattr(Symbol, f"__{name}__", _unary(op))
-    Symbol.__pos__ = lambda self: self  # type: ignore[attr-defined]
-    Symbol.__matmul__ = _matmul  # type: ignore[attr-defined]
-    Symbol.__array_ufunc__ = _array_ufunc  # type: ignore[attr-defined]
+    rest: dict[str, Method] = {
+        "__pos__": lambda self: self,
+        "__matmul__": lambda self, other: matmul(self._tape, self, other),
+        "__rmatmul__": lambda self, other: matmul(self._tape, other, self),
+        "__array_ufunc__": _array_ufunc,
+    }
+    for name, method in rest.items():
+        setattr(Symbol, name, method)
     for op in FLOAT_UNARY:
         setattr(Symbol, op, float_unary(op))
 

@@ -28,7 +28,7 @@ def _reduce(tape: Tape, op: str, x: Any, dim: Any, keepdim: bool, kind: int) -> 
     shape = shape_of(x)
     axes = _axes(tape, dim, len(shape))
     if not shape:
-        return x  # type: ignore[no-any-return]
+        return x
     empty = numpy.empty(shape, dtype=bool).sum(axis=axes, keepdims=keepdim).shape
     return emit(tape, op, kind, empty, x, axes, (keepdim,))
 
@@ -225,8 +225,9 @@ def stack(tape: Tape, tensors: Any, dim: int = 0) -> Symbol:
 
 def unbind(tape: Tape, input: Any, dim: int = 0) -> Any:
     x = operand(tape, input, "unbind")
-    before = (slice(None),) * (dim % max(len(shape_of(x)), 1))
-    return tuple(x[(*before, i)] for i in range(shape_of(x)[dim]))
+    at = dim % max(len(shape_of(x)), 1)
+    index = (slice(None),) * at
+    return tuple(x[index + (i,)] for i in range(shape_of(x)[dim]))  # noqa: RUF005 - Python 3.10
 
 
 def embedding(tape: Tape, input: Any, weight: Any, *_: Any, **__: Any) -> Symbol:

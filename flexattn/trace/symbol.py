@@ -267,7 +267,7 @@ def refuse(tape: Tape, said: str, name: str) -> NoReturn:
             InPlaceError,
             f"calls {said}, which changes a tensor in place.",
             why="a mod is a formula; nothing it reads can be changed in place",
-            fix=f"use {said.rstrip('_')} and its result",
+            fix="write it out of place and use the result, as in x = x.clamp(min=0)",
         )
     tape.fail(
         UnsupportedOpError,

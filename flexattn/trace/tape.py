@@ -63,9 +63,20 @@ class Tape(list[Any]):
         mod_kind: ``score`` or ``mask``.
         compute: ``f32`` or ``f64``.
         device: What ``.device`` of a symbol says.
+        failure: The error raised first; torch turns a TypeError inside an operator of a tensor
+            into "not implemented", so it may not arrive by itself.
     """
 
-    __slots__ = ("capture_ids", "captures", "compute", "device", "fn", "mod_kind", "numbers")
+    __slots__ = (
+        "capture_ids",
+        "captures",
+        "compute",
+        "device",
+        "failure",
+        "fn",
+        "mod_kind",
+        "numbers",
+    )
 
     numbers: list[Any]
     captures: list[Tensor]
@@ -74,6 +85,7 @@ class Tape(list[Any]):
     mod_kind: str
     compute: str
     device: torch.device | None
+    failure: FlexAttentionError | None
 
     def __init__(self, fn: Any, mod_kind: str, compute: str, device: torch.device | None) -> None:
         list.__init__(self, INPUTS)
@@ -84,6 +96,7 @@ class Tape(list[Any]):
         self.mod_kind = mod_kind
         self.compute = compute
         self.device = device
+        self.failure = None
 
     def number(self, value: Any) -> int:
         """Record a Python number; returns its marker."""
@@ -114,7 +127,9 @@ class Tape(list[Any]):
     ) -> NoReturn:
         """Raise ``error`` saying "score_mod 'f' ``what``" at the user's line."""
         at = at or diagnose.location() or diagnose.definition(self.fn)
-        raise error(f"{self.mod} {what}", at=at, why=f"{why}.", fix=f"{fix}.")
+        raised = error(f"{self.mod} {what}", at=at, why=f"{why}.", fix=f"{fix}.")
+        self.failure = self.failure or raised
+        raise raised
 
 
 class RecordingTape(Tape):
@@ -127,7 +142,7 @@ class RecordingTape(Tape):
         super().__init__(fn, mod_kind, compute, device)
         self.lines = {}
 
-    def __iadd__(self, entry: Any) -> RecordingTape:  # type: ignore[override,misc]
+    def __iadd__(self, entry: Any) -> RecordingTape:  # type: ignore[misc]
         self.lines[len(self)] = diagnose.location() or ""
         self.extend(entry)
         return self

@@ -143,11 +143,15 @@ def _run(tape: Tape) -> Traced:
     try:
         result = run_mod(tape)
     except TypeError as error:
+        if tape.failure is not None:
+            raise tape.failure from None
         _check_signature(tape, error)
         raise
     finally:
         _pop()
         exit_patch()
+    if tape.failure is not None:
+        raise tape.failure
     if type(result) is Symbol and result._tape is tape:
         kind = result._kind
         if kind == BOOL if tape.mod_kind == "mask" else kind != BOOL:
