@@ -25,10 +25,32 @@ WHOLE_SEQUENCE = 1 << 30  # PyTorch's block size for "one block holds everything
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
     """Raise the fitting error unless the three fit together."""
+    if _fit(query, key, value):
+        return
     _check_kinds(query, key, value)
     _check_dtypes(query, key, value)
     _check_shapes(query, key, value)
     _check_heads(query, key, enable_gqa)
+
+
+def _fit(query: Any, key: Any, value: Any) -> bool:
+    """A quick yes for the usual call; anything else is looked at check by check."""
+    try:
+        batch, heads, _, dim = query.shape
+        kv_shape, dtype, device = key.shape, query.dtype, query.device
+        return bool(
+            kv_shape[:2] == (batch, heads)
+            and value.shape[:3] == kv_shape[:3]
+            and len(value.shape) == 4
+            and kv_shape[3] == dim > 0 < value.shape[3]
+            and dtype in DTYPES
+            and dtype is key.dtype is value.dtype
+            and device == key.device == value.device
+            and not (query.is_nested or key.is_nested or value.is_nested)
+            and query.layout is key.layout is value.layout is torch.strided
+        )
+    except (AttributeError, ValueError, IndexError):
+        return False
 
 
 def _check_kinds(query: Tensor, key: Tensor, value: Tensor) -> None:

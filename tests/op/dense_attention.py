@@ -52,7 +52,9 @@ def dense_attention(
         return score @ value, lowest, lowest
     top = score.amax(-1).detach()
     empty = top == -math.inf
-    shifted = torch.where(empty[..., None], -math.inf, score) - torch.where(empty, 0, top)[..., None]
+    shifted = (
+        torch.where(empty[..., None], -math.inf, score) - torch.where(empty, 0, top)[..., None]
+    )
     weights = torch.where(empty[..., None], 0.0, shifted).exp()
     weights = torch.where(shifted == -math.inf, 0.0, weights)
     total = weights.sum(-1)

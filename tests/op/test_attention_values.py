@@ -196,7 +196,9 @@ def test_low_precision_is_as_good_as_sdpa(name: str, dtype: torch.dtype, backend
     grad = torch.randn(*inputs[0].shape[:3], inputs[2].shape[3]).to(dtype)
     exact = _run_dense(case, inputs, grad, torch.float64)
     found = _run(case, inputs, grad, backend)
-    for got, want, peer in zip(found[:1] + found[3:], exact[:1] + exact[3:], _sdpa(case, inputs, grad)):
+    for got, want, peer in zip(
+        found[:1] + found[3:], exact[:1] + exact[3:], _sdpa(case, inputs, grad)
+    ):
         error, allowed = (got.double() - want), (peer.double() - want)
         assert error.norm() <= 1.2 * allowed.norm()
         assert error.abs().max() <= 2 * allowed.abs().max()

@@ -21,7 +21,14 @@ def _leaves(*shape: int, count: int = 3) -> list[torch.Tensor]:
 def _with_aux(backend: str, score_mod=None, block_mask=None, **options):
     def call(q, k, v, *_):
         out, aux = flex_attention(
-            q, k, v, score_mod, block_mask, return_aux=AuxRequest(lse=True), backend=backend, **options
+            q,
+            k,
+            v,
+            score_mod,
+            block_mask,
+            return_aux=AuxRequest(lse=True),
+            backend=backend,
+            **options,
         )
         return out, torch.where(aux.lse.isinf(), 0.0, aux.lse)
 
@@ -185,7 +192,9 @@ def test_double_backward_is_refused(backend: str) -> None:
     with pytest.raises(errors.DoubleBackwardError):
         torch.autograd.grad(grad.square().sum(), k)
     with pytest.raises(errors.DoubleBackwardError):
-        grad_q = torch.autograd.grad(flex_attention(q, k, v, backend=backend).sum(), q, create_graph=True)[0]
+        grad_q = torch.autograd.grad(
+            flex_attention(q, k, v, backend=backend).sum(), q, create_graph=True
+        )[0]
         grad_q.sum().backward()
 
 

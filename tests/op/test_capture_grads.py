@@ -1,4 +1,4 @@
-"""How the backward's work is cut: every item once, no shared element between groups, bounded memory."""
+"""How the backward's work is cut: every item once, groups apart, memory bounded."""
 
 from __future__ import annotations
 
@@ -87,7 +87,11 @@ def test_work_is_cut_finely_enough_for_many_threads() -> None:
 
 
 def test_buffers_add_up_to_the_gradient() -> None:
-    places = (Place(0, False, frozenset()), Place(0, False, frozenset()), Place(1, True, frozenset()))
+    places = (
+        Place(0, False, frozenset()),
+        Place(0, False, frozenset()),
+        Place(1, True, frozenset()),
+    )
     captures = [torch.zeros(3, dtype=torch.bfloat16), torch.zeros(2, 2), torch.zeros(4)]
     cut = cut_work((1, 1, 2, 256, 64, 8, 8), places, (3, 3, 4), 4)
     buffers = Buffers(cut, places, captures, torch.float32)

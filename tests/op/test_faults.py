@@ -130,6 +130,4 @@ def test_after_a_fault_calls_work(backend: str) -> None:
             flex_attention(q, k, v, lambda s, b, h, q, k: s + table[k], backend=backend)
     longer = torch.zeros(20)
     found = flex_attention(q, k, v, lambda s, b, h, q, k: s + longer[k], backend=backend)
-    torch.testing.assert_close(
-        found, torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    )
+    torch.testing.assert_close(found, torch.nn.functional.scaled_dot_product_attention(q, k, v))
