@@ -22,7 +22,7 @@ class Selection:
 
     Attributes:
         size: Length of the axis.
-        chosen: Entries in 0..size, any order, repeats allowed.
+        chosen: Entries in 0..size, any order, repeats allowed; a range if they follow one another.
     """
 
     size: int
@@ -34,8 +34,7 @@ class Selection:
         if not self.chosen:
             return 0
         first = self.chosen[0]
-        together = all(entry == first + i for i, entry in enumerate(self.chosen))
-        return first if together else None
+        return first if self.chosen == range(first, first + len(self.chosen)) else None
 
     @property
     def is_all(self) -> bool:
@@ -107,7 +106,10 @@ def _chosen(part: Any, size: int, axis: str) -> tuple[int, ...] | range:
                 else "a mask made with B=None or H=None has one entry, for all.",
                 fix=f"use -{size} to {size - 1}." if size else "make the mask with that axis.",
             )
-    return tuple(entry % size for entry in entries)
+    chosen = tuple(entry % size for entry in entries)
+    first = chosen[0] if chosen else 0
+    together = range(first, first + len(chosen))
+    return together if chosen == tuple(together) else chosen
 
 
 def _entries(part: Tensor, size: int, axis: str) -> list[int]:

@@ -151,7 +151,8 @@ def _refuse(bad: Tensor, table: Tensor, name: str, why: str) -> None:
 def has_values(table: Tensor) -> bool:
     """Whether ``table`` holds numbers that Python may read: not under a tracer or a transform."""
     return not (
-        isinstance(table, FakeTensor)
+        torch.compiler.is_dynamo_compiling()
+        or isinstance(table, FakeTensor)
         or table.device.type == "meta"
         or torch._C._functorch.is_functorch_wrapped_tensor(table)
         or torch._is_functional_tensor(table)

@@ -25,8 +25,8 @@ CPU = torch.device("cpu")
 def test_tables_are_pytorchs(
     name: str, shape: tuple[int, int, int, int], block: tuple[int, int], piece: int
 ) -> None:
-    if shape[2] * shape[3] > 500 * piece:
-        piece = 1000
+    if shape[0] * shape[1] * shape[2] * shape[3] > 100 * piece:
+        piece = 4000
     mine = classify(MODS[name], shape, block, CPU, piece=piece)
     partial, full = from_classes(mine, separate_full=True)
     theirs = create_block_mask(MODS[name], *shape, device="cpu", BLOCK_SIZE=block)

@@ -156,3 +156,21 @@ def test_pickled_into_another_process(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.split("\n")[0] == "(1, 2, 40, 48) True False", run.stderr
+
+
+# torch.compile ----------------------------------------------------------------------------------
+
+
+def test_inside_compiled_regions() -> None:
+    """Tables without values are not checked; slices and lists of one's own are traced through."""
+
+    def region(counts, columns):  # type: ignore[no-untyped-def]
+        mask = BlockMask.from_kv_blocks(counts, columns, BLOCK_SIZE=8, mask_mod=MODS["causal"])
+        part = mask[:, :, 1]
+        return part.kv_indices, part, mask.q_num_blocks
+
+    tables = torch.full((1, 1, 3), 2), torch.arange(3).expand(1, 1, 3, 3)
+    compiled = torch.compile(region, backend="eager", fullgraph=True)
+    (indices, part, columns), (wanted, _, wanted_columns) = compiled(*tables), region(*tables)
+    assert torch.equal(indices, wanted) and torch.equal(columns, wanted_columns)
+    assert part.shape == (1, 1, 8, 24) and bool(part.mask_mod(*map(torch.tensor, (0, 0, 0, 8))))
