@@ -7,6 +7,9 @@ from flexattn.op.attention import flex_attention
 from flexattn.op.create import create_block_mask, create_mask
 from flexattn.op.options import FlexKernelOptions
 from flexattn.op.outputs import AuxOutput, AuxRequest
+from flexattn.reports.compile_only import compile_only, lower
+from flexattn.reports.explain import explain
+from flexattn.reports.verify import verify
 from flexattn.runtime.counters import CacheInfo, cache_info, clear_cache
 
 __version__ = "0.1.0"
@@ -21,11 +24,15 @@ __all__ = [
     "and_masks",
     "cache_info",
     "clear_cache",
+    "compile_only",
     "create_block_mask",
     "create_mask",
     "errors",
+    "explain",
     "flex_attention",
+    "lower",
     "noop_mask",
     "not_mask",
     "or_masks",
+    "verify",
 ]
