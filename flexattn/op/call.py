@@ -67,7 +67,7 @@ def run_forward(
     out, lse, top = forward(call)
     dtype = COMPUTE[call.bound.variant.program.compute]
     empty = query.new_empty((0,), dtype=dtype)
-    return out, empty if lse is None else lse, empty.clone() if top is None else top
+    return out, lse if call.lse else empty, top if call.max_scores else empty.clone()
 
 
 def run_backward(
