@@ -1,0 +1,58 @@
+"""No kernel is ever built for instructions that the CPU lacks."""
+
+from __future__ import annotations
+
+import pytest
+
+from flexattn.errors import ArgumentError
+from flexattn.kernel import isa
+from flexattn.kernel.isa import ISAS, detect, host
+
+pytestmark = pytest.mark.null
+
+AVX2 = frozenset(["sse2", "avx2", "fma", "f16c"])
+AVX512 = AVX2 | frozenset(["avx512f", "avx512bw", "avx512dq", "avx512vl"])
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "level"),
+    [
+        ("x86_64", frozenset(), "portable"),
+        ("x86_64", frozenset({"avx2"}), "portable"),  # no FMA
+        ("x86_64", AVX2, "avx2"),
+        ("x86_64", AVX2 | {"avx512f"}, "avx2"),  # the first AVX512 machines lack the rest
+        ("AMD64", AVX512, "avx512"),
+        ("x86_64", AVX512 | {"avx512_bf16"}, "avx512bf16"),
+        ("x86_64", AVX2 | {"avx512_bf16"}, "avx2"),
+        ("aarch64", AVX512, "portable"),
+    ],
+)
+def test_the_best_level_that_the_flags_allow(machine, flags, level):
+    assert detect(machine, flags).name == level
+
+
+def test_a_level_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("FLEXATTN_ISA", "portable")
+    assert host() is ISAS["portable"]
+
+
+def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch):
+    monkeypatch.setattr(isa, "_cpu_flags", lambda: AVX2)
+    monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("FLEXATTN_ISA", "avx512")
+    with pytest.raises(ArgumentError, match="illegal instruction"):
+        host()
+
+
+def test_an_unknown_level_is_refused(monkeypatch):
+    monkeypatch.setenv("FLEXATTN_ISA", "sse9")
+    with pytest.raises(ArgumentError, match="portable"):
+        host()
+
+
+def test_compiler_options_name_exactly_what_is_checked():
+    for level in ISAS.values():
+        switched_on = {
+            flag.removeprefix("-m").replace("avx512bf16", "avx512_bf16") for flag in level.flags
+        }
+        assert switched_on == level.cpu_flags
