@@ -100,10 +100,10 @@ def find_mod(path: str) -> Callable[..., Any]:
 
 
 def _info(arguments: Any) -> int:
-    entries = cache.entries()
+    entries, found = cache.entries(), compiler.find()
     facts = report.machine() | {
         "instruction_set": isa.host().name,
-        "compiler": str(compiler.find()),
+        "compiler": f"{found.path} ({found.version})",
         "cache_directory": str(cache.directory()),
         "cached_kernels": len(entries),
         "settings": {name: knobs.get(name) for name in knobs.KNOBS},

@@ -10,7 +10,7 @@ import torch
 
 from flexattn.analysis.cost import Shape, backward_cost, computed_pairs, forward_cost, unfused_cost
 from flexattn.ir.hooks import Hooks
-from flexattn.ir.nodes import Node
+from flexattn.ir.nodes import Input, Node, walk
 from flexattn.ir.printer import print_graph
 from flexattn.ir.sites import Site, find_sites
 from flexattn.kernel.source import KernelSource, kernel_source
@@ -89,8 +89,10 @@ def explain(
     backward = _source(traced, problem, "backward", frozenset(grads))
     mask = None
     if mask_mod is not None:
+        varies = {node.name for node in walk(traced.program.mask) if isinstance(node, Input)}
+        batch, heads = (n if name in varies else None for name, n in (("b", B), ("h", H)))
         mask = create_block_mask(
-            mask_mod, B, H, Q_LEN, problem.N, device="cpu", BLOCK_SIZE=BLOCK_SIZE
+            mask_mod, batch, heads, Q_LEN, problem.N, device="cpu", BLOCK_SIZE=BLOCK_SIZE
         )
     cost = _figures(problem, mask)
     sections = {
@@ -156,13 +158,17 @@ def _proofs(traced: Traced) -> str:
     sites = find_sites(traced.program)
     if not sites:
         return "no gathers, integer divisions or shifts that could fail."
-    proved: dict[int, str] = dict(traced.facts.proved)
-    rows = [
-        f"{_place(site)}: {PROOFS.get(proved.get(site.number, ''), 'guarded at run time')}"
-        for site in sites
-    ]
+    rows = [f"{_place(site)}: {_proof(site, traced)}" for site in sites]
     arithmetic = "64" if traced.facts.wide else "32"
     return "\n".join([*rows, f"index arithmetic: {arithmetic} bits where bounds allow it"])
+
+
+def _proof(site: Site, traced: Traced) -> str:
+    """The strongest thing proved of a site, in the order of ``PROOFS``."""
+    for proof, text in PROOFS.items():
+        if (site.number, proof) in traced.facts.proved:
+            return text
+    return "guarded at run time"
 
 
 def _place(site: Site) -> str:

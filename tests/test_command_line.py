@@ -1,0 +1,65 @@
+"""python -m flexattn: each command, its JSON, and its exit codes."""
+
+import json
+
+import pytest
+
+from flexattn.__main__ import main
+
+
+def run(capsys, *arguments):
+    code = main(arguments)
+    return code, capsys.readouterr()
+
+
+def test_info(capsys):
+    code, said = run(capsys, "info", "--json")
+    assert code == 0
+    facts = json.loads(said.out)
+    assert {"compiler", "instruction_set", "cache_directory", "torch"} <= facts.keys()
+    assert run(capsys, "info")[1].out.startswith("cpu")
+
+
+def test_explain(capsys):
+    code, said = run(capsys, "explain", "flexattn:noop_mask", "--q-len", "256")
+    assert code == 0
+    assert "== graph ==" in said.out
+    code, said = run(capsys, "explain", "flexattn:noop_mask", "--kernel", "backward")
+    assert "flexattn_backward" in said.out
+    code, said = run(capsys, "explain", "flexattn:noop_mask", "--json")
+    assert json.loads(said.out)["name"] == "noop_mask"
+
+
+def test_compile_and_cache(capsys):
+    code, said = run(capsys, "compile", "flexattn:noop_mask", "--json")
+    assert code == 0
+    key = json.loads(said.out)["key"]
+    code, said = run(capsys, "cache", "--json")
+    assert key in [row["key"] for row in json.loads(said.out)]
+    assert run(capsys, "cache")[1].out.splitlines()[0].endswith(" kernels in " + _folder(capsys))
+    code, said = run(capsys, "cache", "--clear", "--json")
+    assert json.loads(said.out)["removed"] >= 1
+    assert json.loads(run(capsys, "cache", "--json")[1].out) == []
+
+
+def _folder(capsys):
+    return json.loads(run(capsys, "info", "--json")[1].out)["cache_directory"]
+
+
+def test_bench_latency(capsys, tmp_path):
+    output = tmp_path / "latency.json"
+    code, said = run(capsys, "bench", "latency", "--rounds", "1", "--json", "--output", str(output))
+    assert code == 0
+    facts = json.loads(said.out)
+    assert facts["suite"] == "latency"
+    assert facts["machine"]["torch"]
+    assert json.loads(output.read_text()) == facts
+
+
+def test_errors_are_told_without_a_traceback(capsys):
+    code, said = run(capsys, "explain", "nowhere:at_all")
+    assert code == 1
+    assert said.err.startswith("ArgumentError: there is no mod 'nowhere:at_all'")
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "no-such-suite"])
+    assert stop.value.code == 2
