@@ -34,10 +34,10 @@ class _Patch:
 def enter_patch() -> None:
     """Replace ``Function.apply`` until the matching `exit_patch`."""
     with _Patch.lock:
-        if _Patch.count == 0:
-            _Patch.original = Function.__dict__["apply"]
-            Function.apply = _APPLY  # type: ignore
         _Patch.count += 1
+        if _Patch.count == 1:
+            _Patch.original = Function.__dict__["apply"]
+            Function.apply = _APPLY  # type: ignore[method-assign,assignment]
 
 
 def exit_patch() -> None:

@@ -22,25 +22,25 @@ _getitem = Tensor.__getitem__
 _SPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch.linalg)
 
 
-def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
     """``func(*args, **kwargs)``, recorded where a symbol takes part."""
-    tape = None
     for arg in args:
         if type(arg) is Symbol:
             tape = arg._tape
             break
     else:
-        tape = find_tape(args, kwargs)
-        if tape is None:
-            return func(*args, **kwargs)
-        if func == _getitem:
-            return index_tensor(tape, args[0], args[1])
-    handler = HANDLERS.get(func)
-    if func == _getitem:
+        found = find_tape(args, kwargs)
+        if found is None:
+            return func(*args, **(kwargs or {}))
+        tape = found
+    if func is _getitem:
         return index_tensor(tape, args[0], args[1])
+    handler = HANDLERS.get(func)
     if handler is None:
         name = getattr(func, "__name__", str(func))
         refuse(tape, name if name.startswith("__") else f"torch.{name}", name)
+    if not kwargs:
+        kwargs = {}
     try:
         if kwargs.pop("inplace", False):
             return replace(
@@ -65,7 +65,7 @@ class TracingMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return dispatch(func, args, kwargs or {})
+        return dispatch(func, args, kwargs)
 
 
 # What is registered under which function ------------------------------------------------------

@@ -39,7 +39,8 @@ class Gather(Row):
 
     Attributes:
         _tensor: The real tensor, or a view of it.
-        _entries: Per dimension of ``_tensor``: an index (symbol, row or int), or FREE.
+        _entries: Per dimension of ``_tensor``: FREE, the tape position of a scalar index, a
+            constant index as ``(i,)``, or a row of indices.
         _axes: What each axis of the result is: a dimension of ``_tensor``, or ``("row", k)``,
             axis ``k`` of the row indices broadcast together.
         _rows: Shape of the row indices broadcast together.
@@ -51,75 +52,99 @@ class Gather(Row):
     def __init__(
         self,
         tape: Tape,
+        kind: int,
         tensor: Tensor,
         entries: tuple[Any, ...],
         axes: tuple[Any, ...],
+        shape: tuple[int, ...],
         rows: tuple[int, ...] = (),
     ) -> None:
-        shape = tuple(rows[a[1]] if type(a) is tuple else tensor.shape[a] for a in axes)
-        super().__init__(tape, -1, storage_kind(tape, tensor), shape)
+        self._tape, self._id, self._kind, self._shape = tape, -1, kind, shape
         self._tensor, self._entries, self._axes, self._rows = tensor, entries, axes, rows
         self._settled: Symbol | None = None
 
+    def __getitem__(self, index: Any) -> Symbol:
+        cls = type(index)
+        if cls is Symbol or cls is int:  # the usual case, one integer for the first axis
+            axis = self._axes[0]
+            if type(axis) is int and (cls is int or index._kind == INT):
+                if cls is Symbol:
+                    _check_tape(self._tape, index)
+                entry = (index,) if cls is int else index._id
+                entries = (*self._entries[:axis], entry, *self._entries[axis + 1 :])
+                return self._with(self._tensor, entries, self._axes[1:], self._shape[1:])
+        items = index if isinstance(index, tuple) else (index,)
+        return self.index(_expand(self._tape, items, self._shape))
+
     def index(self, items: tuple[Any, ...]) -> Symbol:
-        """One more ``[items]``."""
-        tape, tensor = self._tape, self._tensor
-        items = _expand(tape, items, len(self._axes), tuple(self._shape))
+        """``self[items]`` for items that `_expand` has checked."""
         if self._rows and any(item is None or isinstance(item, Row) for item in items):
-            return index_row(settle(tape, self), items)
+            return index_row(cast(Row, self.settle()), items)
+        tensor, entries = self._tensor, list(self._entries)
         axes: list[Any] = []
-        entries = list(self._entries)
         row_at: list[int] = []  # positions of row indices among the surviving axes
-        source = iter(self._axes)
+        source = list(reversed(self._axes))
         for item in items:
             if item is None:
                 # A new axis of size 1 is a view of the tensor, so that it is like any other.
                 dim = next((a + 1 for a in reversed(axes) if type(a) is int), 0)
                 tensor = tensor.unsqueeze(dim)
                 entries.insert(dim, FREE)
-                axes = [a + 1 if type(a) is int and a >= dim else a for a in axes] + [dim]
-                source = iter([a + 1 if type(a) is int and a >= dim else a for a in source])
+                axes.append(dim)
+                source = [a + 1 if type(a) is int and a >= dim else a for a in source]
                 continue
-            axis = next(source)
-            if type(item) is slice:
-                if item != slice(None):
-                    if type(axis) is not int:
-                        return index_row(settle(tape, self), items)
-                    tensor = tensor[(slice(None),) * axis + (item,)]
+            axis = source.pop()
+            if item == slice(None) if type(item) is slice else False:
                 axes.append(axis)
             elif type(axis) is not int:
-                return index_row(settle(tape, self), items)
-            else:
+                return index_row(cast(Row, self.settle()), items)
+            elif type(item) is slice:
+                tensor = tensor[(slice(None),) * axis + (item,)]
+                axes.append(axis)
+            elif isinstance(item, Row):
                 entries[axis] = item
-                if isinstance(item, Row):
-                    row_at.append(len(axes))
-        axes += source
-        if not row_at:
-            return _close(tape, tensor, tuple(entries), tuple(axes), self._rows)
-        rows = broadcast(tape, [e._shape for e in entries if isinstance(e, Row)])
-        # Row indices side by side stay where they stand, apart they move to the front.
-        place = row_at[0] if len(set(row_at)) == 1 else 0
-        axes[place:place] = [("row", k) for k in range(len(rows))]
-        return _close(tape, tensor, tuple(entries), tuple(axes), rows)
+                row_at.append(len(axes))
+            else:
+                entries[axis] = item._id if isinstance(item, Symbol) else (item,)
+        rows = self._rows
+        if row_at:
+            rows = broadcast(self._tape, [e._shape for e in entries if isinstance(e, Row)])
+            # Row indices side by side stay where they stand, apart they move to the front.
+            place = row_at[0] if len(set(row_at)) == 1 else 0
+            axes[place:place] = [("row", k) for k in range(len(rows))]
+        sizes = tuple(tensor.shape)
+        shape = tuple(sizes[axis] if type(axis) is int else rows[axis[1]] for axis in axes)
+        return self._with(tensor, tuple(entries), tuple(axes), shape, rows)
 
-    def __getitem__(self, index: Any) -> Symbol:
-        return self.index(index if isinstance(index, tuple) else (index,))
+    def _with(
+        self,
+        tensor: Tensor,
+        entries: tuple[Any, ...],
+        axes: tuple[Any, ...],
+        shape: tuple[int, ...],
+        rows: tuple[int, ...] = (),
+    ) -> Symbol:
+        """A load if every dimension is indexed, else a gather still open."""
+        if axes:
+            return Gather(self._tape, self._kind, tensor, entries, axes, shape, rows or self._rows)
+        return _load(self._tape, self._kind, tensor, entries)
 
     def settle(self) -> Symbol:
         """The row as a tape entry."""
         if self._settled is None:
             tape, numel = self._tape, int(numpy.prod(self._shape, dtype=int))
             if numel > MAX_UNROLL:
+                with torch._C.DisableTorchFunction():
+                    whole_shape = tuple(self._tensor.shape)
                 tape.fail(
                     CaptureIndexError,
                     f"computes with a row of shape {self._shape} of a captured tensor of shape "
-                    f"{tuple(self._tensor.shape)}.",
+                    f"{whole_shape}.",
                     why=f"each of its {numel} elements would become code of its own "
                     f"(the limit is {MAX_UNROLL}); probably an index is missing",
                     fix="index every dimension of the captured tensor",
                 )
-            indices = [settle(tape, e) if isinstance(e, Symbol) else e for e in self._entries]
-            codes = [self._code(entry, dim) for dim, entry in enumerate(indices)]
+            codes = [self._code(entry, dim) for dim, entry in enumerate(self._entries)]
             position = len(tape)
             number = tape.capture(self._tensor)
             tape += ("gather", number, tuple(codes), self._shape, self._rows)
@@ -131,7 +156,14 @@ class Gather(Row):
             return ("axis", self._axes.index(dim))
         if isinstance(entry, Row):
             return ("row", entry._id, self._axes.index(("row", 0)))
-        return entry._id if isinstance(entry, Symbol) else self._tape.number(entry)
+        return entry if type(entry) is int else self._tape.number(entry[0])
+
+
+def _load(tape: Tape, kind: int, tensor: Tensor, entries: tuple[Any, ...]) -> Symbol:
+    codes = tuple(e if type(e) is int else tape.number(e[0]) for e in entries)
+    position = len(tape)
+    tape += ("load", tape.capture(tensor), codes)
+    return Symbol(tape, position, kind)
 
 
 def storage_kind(tape: Tape, tensor: Tensor) -> int:
@@ -157,48 +189,39 @@ def index_tensor(tape: Tape, tensor: Tensor, index: Any) -> Symbol:
                 break
             codes.append(item._id)
         else:
+            number = tape.capture_ids.get(id(tensor))
+            if number is None:
+                number = tape.capture(tensor)
             kind = storage_kind(tape, tensor)
             position = len(tape)
-            tape += ("load", tape.capture(tensor), tuple(codes))
+            tape += ("load", number, tuple(codes))
             return Symbol(tape, position, kind)
-    return whole(tape, tensor)[items]
+    value = whole(tape, tensor)
+    return value[index]
 
 
 def whole(tape: Tape, tensor: Tensor) -> Any:
     """``tensor`` itself as a value: a scalar if it has no dimensions, else a row."""
-    dims = tuple(range(tensor.dim()))
-    if not dims:
-        return _close(tape, tensor, (), (), ())
-    return Gather(tape, tensor, (FREE,) * len(dims), dims)
+    kind, shape = storage_kind(tape, tensor), tuple(tensor.shape)
+    if not shape:
+        return _load(tape, kind, tensor, ())
+    return Gather(tape, kind, tensor, (FREE,) * len(shape), tuple(range(len(shape))), shape)
 
 
-def _close(
-    tape: Tape,
-    tensor: Tensor,
-    entries: tuple[Any, ...],
-    axes: tuple[Any, ...],
-    rows: tuple[int, ...],
-) -> Symbol:
-    """A load if every dimension is indexed, else a gather still open."""
-    if axes:
-        return Gather(tape, tensor, entries, axes, rows)
-    codes = tuple(e._id if isinstance(e, Symbol) else tape.number(e) for e in entries)
-    kind = storage_kind(tape, tensor)
-    position = len(tape)
-    tape += ("load", tape.capture(tensor), codes)
-    return Symbol(tape, position, kind)
+def _check_tape(tape: Tape, value: Symbol) -> None:
+    if value._tape is not tape:
+        tape.fail(
+            UnsupportedOpError,
+            "uses a traced value of another call.",
+            why="a symbol lives only while the mod that received it runs",
+            fix="do not keep symbols in globals, attributes or caches",
+        )
 
 
 def settle(tape: Tape, value: Any) -> Any:
     """``value`` as an operand: a recorded symbol or a Python number; None if it is neither."""
     if isinstance(value, Symbol):
-        if value._tape is not tape:
-            tape.fail(
-                UnsupportedOpError,
-                "uses a traced value of another call.",
-                why="a symbol lives only while the mod that received it runs",
-                fix="do not keep symbols in globals, attributes or caches",
-            )
+        _check_tape(tape, value)
         return value.settle() if type(value) is Gather else value
     if isinstance(value, Tensor):
         with torch._C.DisableTorchFunction():  # reading .dtype would come back through the mode
@@ -206,11 +229,10 @@ def settle(tape: Tape, value: Any) -> Any:
     return as_number(value)
 
 
-def _expand(
-    tape: Tape, items: tuple[Any, ...], ndim: int, shape: tuple[int, ...]
-) -> tuple[Any, ...]:
+def _expand(tape: Tape, items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     """``items`` checked, made symbols, ints, slices and None, with the ellipsis written out."""
     out = [_item(tape, item) for item in items]
+    ndim = len(shape)
     consuming = sum(item is not None and item is not Ellipsis for item in out)
     if consuming > ndim:
         tape.fail(
@@ -261,9 +283,8 @@ def _item(tape: Tape, item: Any) -> Any:
 
 
 def index_row(row: Row, items: tuple[Any, ...]) -> Symbol:
-    """``row[items]`` with indices known while tracing."""
+    """``row[items]`` with indices known while tracing, checked by `_expand`."""
     tape = row._tape
-    items = _expand(tape, items, len(row._shape), row._shape)
     if any(isinstance(item, Symbol) for item in items):
         tape.fail(
             UnsupportedOpError,
@@ -284,7 +305,8 @@ def index_row(row: Row, items: tuple[Any, ...]) -> Symbol:
 
 
 def _row_getitem(row: Row, index: Any) -> Symbol:
-    return index_row(cast(Row, settle(row._tape, row)), index if type(index) is tuple else (index,))
+    items = index if type(index) is tuple else (index,)
+    return index_row(row, _expand(row._tape, items, row._shape))
 
 
 def _scalar_getitem(scalar: Symbol, index: Any) -> Symbol:

@@ -129,6 +129,24 @@ def _arithmetic(op: str) -> tuple[Method, Method]:
     return forward, reflected
 
 
+def _division() -> tuple[Method, Method]:
+    def forward(self: Symbol, other: Any) -> Any:
+        cls = type(other)
+        if cls is Symbol and other._tape is self._tape:
+            code = other._id
+        elif cls is int or cls is float:
+            code = -1 if cls is int else -2
+            self._tape.numbers.append(other)
+        else:
+            return _other("div", self, other)
+        tape = self._tape
+        position = len(tape)
+        tape += ("div", self._id, code)
+        return Symbol(tape, position, FLOAT)
+
+    return forward, _slow_reflected("div")
+
+
 def _comparison(op: str) -> Method:
     def forward(self: Symbol, other: Any) -> Any:
         cls = type(other)
@@ -179,7 +197,16 @@ def _slow_reflected(op: str) -> Method:
 
 
 def _unary(op: str) -> Method:
-    return lambda self: unary(self._tape, op, self)
+    def method(self: Symbol) -> Any:
+        kind = self._kind
+        if type(self) is not Symbol or kind == (FLOAT if op == "not" else BOOL):
+            return unary(self._tape, op, self)
+        tape = self._tape
+        position = len(tape)
+        tape += (op, self._id)
+        return Symbol(tape, position, kind)
+
+    return method
 
 
 def float_unary(op: str) -> Method:
@@ -297,6 +324,8 @@ def _attach() -> None:
             forward, reflected = _arithmetic(op)
         elif name in _LOGIC:
             forward, reflected = _logic(op), _slow_reflected(op)
+        elif op == "div":
+            forward, reflected = _division()
         else:
             forward, reflected = _slow(op), _slow_reflected(op)
         for cls, there, back in (
@@ -309,8 +338,8 @@ def _attach() -> None:
     for op in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(Symbol, f"__{op}__", _comparison(op))
         setattr(Row, f"__{op}__", _slow(op))
-    for name, op in (("neg", "neg"), ("abs", "abs"), ("invert", "not")):
-        setattr(Symbol, f"__{name}__", _unary(op))
+    for name, op in (("__neg__", "neg"), ("__abs__", "abs"), ("abs", "abs"), ("__invert__", "not")):
+        setattr(Symbol, name, _unary(op))
     rest: dict[str, Method] = {
         "__pos__": lambda self: self,
         "__matmul__": lambda self, other: matmul(self._tape, self, other),

@@ -195,10 +195,10 @@ class Symbol:
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return cls._dispatch(func, args, kwargs or {})
+        return cls._dispatch(func, args, kwargs)
 
     @staticmethod
-    def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
         raise NotImplementedError("attached by trace/dispatch.py")
 
 

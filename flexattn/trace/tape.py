@@ -199,6 +199,8 @@ def _no_bool(tape: Tape, what: str, fix: str) -> NoReturn:
 
 def broadcast(tape: Tape, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The shape that rows of ``shapes`` have together."""
+    if not any(shapes):
+        return ()
     try:
         return numpy.broadcast_shapes(*shapes)
     except ValueError:

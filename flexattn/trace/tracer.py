@@ -40,20 +40,28 @@ class Traced:
         captures: The captured tensors, each once, in order of first use.
     """
 
-    __slots__ = (
-        "_baked", "_lifted", "_root", "_tape", "captures", "compute", "fn", "kind", "numbers",
-        "structure",
-    )  # fmt: skip
+    _baked: frozenset[int] | None = None
+    _lifted: Mapping[int, Input] | None = None
 
     def __init__(self, tape: Tape, root: int) -> None:
         captures = tape.captures
-        self.fn, self.kind, self.compute = tape.fn, tape.mod_kind, tape.compute
         self.numbers = tuple(tape.numbers)
         self.captures = captures
-        self.structure = (root, tuple(tape), *[(t.dtype, t.ndim) for t in captures])
+        types = [(t.dtype, t.ndim) for t in captures] if captures else ()
+        self.structure = (root, tuple(tape), *types)
         self._tape, self._root = tape, root
-        self._baked: frozenset[int] | None = None
-        self._lifted: Mapping[int, Input] = {}
+
+    @property
+    def fn(self) -> Any:
+        return self._tape.fn
+
+    @property
+    def kind(self) -> str:
+        return self._tape.mod_kind
+
+    @property
+    def compute(self) -> str:
+        return self._tape.compute
 
     @property
     def name(self) -> str:
@@ -97,7 +105,7 @@ class Traced:
         again = _run(tape)
         if again.structure != self.structure or again.numbers != self.numbers:
             return {}
-        builder = self._builder(tape, self._lifted, tape.lines)
+        builder = self._builder(tape, self._lifted or {}, tape.lines)
         builder.run(again._root)
         return builder.locations
 
