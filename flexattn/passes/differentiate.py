@@ -105,7 +105,7 @@ def _meet(flows: list[Flow]) -> Flow:
 
 def _choice(a: Flow, b: Flow) -> Flow | None:
     """Two ways that exclude each other: the sides of one ``where``."""
-    if not a.alive or a.alive[:-1] != b.alive[:-1]:
+    if not a.alive or not b.alive or a.alive[:-1] != b.alive[:-1]:
         return None
     condition, other = a.alive[-1], b.alive[-1]
     if other is Apply("not", (condition,), BOOL):

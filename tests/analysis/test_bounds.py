@@ -123,12 +123,27 @@ def test_divisors_and_shifts() -> None:
 
 
 def test_a_condition_that_is_itself_an_error_is_not_believed() -> None:
-    """The comparison reads out of range, so that it holds proves nothing."""
+    """Of two bad sides of ``&`` neither may excuse the other: then nobody would report it."""
     bad = Load(1, (op("add", Q, i(100)),), I64)
-    root = op("where", is_("lt", op("add", Q, bad), i(4)), Load(0, (Q,), F32), ZERO, dtype=F32)
-    program = Program(root, None, (*VECTOR, CaptureType("u8", 1)))
-    loads = {site.node.capture: site.number for site in find_sites(program)}
-    assert best(program, loads[0], sizes=((4,), (10,))) is None
+    limit = is_("lt", Q, op("minimum", bad, i(4)))
+    program = Program(
+        None, both(is_("gt", Load(0, (Q,), F32), ZERO), limit), (*VECTOR, CaptureType("u8", 1))
+    )
+    table = {site.node.capture: site.number for site in find_sites(program)}[0]
+    assert best(program, table, sizes=((4,), (10,))) is None
+    assert best(program, table, sizes=((4,), (200,))) == GUARDED
+
+
+def test_differences_that_may_wrap_around_are_not_believed() -> None:
+    """x > y does not make x - y positive for captured 64-bit numbers."""
+    x, y = Load(1, (Q,), I64), Load(1, (KV,), I64)
+    index = op("minimum", op("sub", x, y), i(3))
+    root = op("where", is_("gt", x, y), Load(0, (index,), F32), ZERO)
+    program = Program(root, None, (*VECTOR, CaptureType("i64", 1)))
+    table = {site.node.capture: site.number for site in find_sites(program)}[0]
+    assert best(program, table, sizes=((4,), (10,))) is None
+    small = Program(root, None, (*VECTOR, CaptureType("i32", 1)))
+    assert best(small, table, sizes=((4,), (10,))) == GUARDED
 
 
 def test_weaker_proofs_come_along() -> None:

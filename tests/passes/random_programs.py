@@ -201,6 +201,6 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a == b).all())
 
 
-def count(*roots: Node | None) -> int:
-    """Number of nodes."""
-    return sum(1 for _ in walk(*roots))
+def operations(*roots: Node | None) -> int:
+    """Number of operations and loads."""
+    return sum(1 for node in walk(*roots) if isinstance(node, Apply | Load))

@@ -8,12 +8,17 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from random_programs import captured, grid, random_program
 
 from flexattn.ir.interpreter import evaluate
 from flexattn.ir.nodes import BOOL, F64, I64, Apply, Const, Input, Load, Node, walk
 from flexattn.ir.ops import OPS
+from flexattn.ir.sites import find_sites
 from flexattn.passes.derivatives import RULES
 from flexattn.passes.differentiate import derivative, gradients, score_loads
+from flexattn.passes.guard import guard
 from flexattn.passes.simplify import simplify
 
 X, Y, GRAD = Input("x", F64), Input("y", F64), Input("grad", F64)
@@ -136,6 +141,37 @@ def test_formulas(name: str) -> None:
     check(formula, simplify(root), SMOOTH + CORNERS, "x")
 
 
+@given(st.integers(0, 10**6))
+def test_random_programs(seed: int) -> None:
+    """Nested and shared choices, min, max and products, against autograd on the whole graph."""
+    program = random_program(seed, size=30)
+    root = guard(program.score, find_sites(program), frozenset()).root
+    raw = torch.linspace(-1.4, 1.6, 20, dtype=torch.float64).reshape(4, 5).requires_grad_()
+    grad = torch.linspace(2.0, -1.0, 20, dtype=torch.float64).reshape(4, 5)
+    captures = captured(seed)
+    captures[1].requires_grad_()
+    env = {**grid(4, 5), "b": 1, "h": 2, "n0": 3, "n1": -2, "score": raw}
+    value = evaluate(root, env, captures, F64).expand(4, 5)
+    if value.requires_grad:
+        value.backward(grad)
+    loads = score_loads(root, frozenset({1}))
+    found = gradients(root, (Input("score", F64), *loads), GRAD)
+    plain = [capture.detach() for capture in captures]
+    env = env | {"score": raw.detach(), "grad": grad}
+    at_score, *at_loads = (
+        torch.zeros(4, 5).double() if g is None else evaluate(g, env, plain, F64).expand(4, 5)
+        for g in found
+    )
+    expected = torch.zeros(4, 5).double() if raw.grad is None else raw.grad
+    torch.testing.assert_close(at_score, expected)
+    table = torch.zeros_like(plain[1])
+    for load, part in zip(loads, at_loads, strict=True):
+        index = tuple(evaluate(i, env, plain, F64).expand(4, 5) for i in load.indices)
+        table.index_put_(index, part, accumulate=True)
+    expected = torch.zeros_like(table) if captures[1].grad is None else captures[1].grad
+    torch.testing.assert_close(table, expected)
+
+
 def test_no_nan_from_the_branch_not_taken() -> None:
     """Infinite slopes inside the branch, and of what is applied to the whole where."""
     x = torch.tensor([-1.0, 0.0, 4.0], dtype=torch.float64)
@@ -155,6 +191,28 @@ def test_two_ways_of_which_one_is_dead() -> None:
     root = op("add", op("where", positive, op("log", X), f(0.0)), op("mul", X, f(3.0)))
     (found,) = ours(root, [X], {"x": x, "grad": torch.ones(2).double()})
     torch.testing.assert_close(found, torch.tensor([3.0, 3.5]).double())
+
+
+def test_two_ways_dead_at_the_same_place() -> None:
+    """The slope of sqrt is infinite there, and nothing arrives: exactly 0."""
+    x, root = torch.tensor([0.0, 4.0], dtype=torch.float64), op("sqrt", X)
+    first = op("where", op("gt", X, f(0.0), dtype=BOOL), root, f(0.0))
+    second = op("where", op("gt", X, f(1.0), dtype=BOOL), op("mul", root, f(3.0)), f(0.0))
+    (found,) = ours(op("add", first, second), [X], {"x": x, "grad": torch.ones(2).double()})
+    assert found.tolist() == [0.0, 1.0]
+
+
+def test_opposite_conditions_at_different_depths() -> None:
+    inner, outer = op("gt", X, f(0.0), dtype=BOOL), op("gt", Y, f(0.0), dtype=BOOL)
+    deep = op("where", outer, op("where", inner, X, f(0.0)), f(0.0))
+    shallow = op("where", inner, f(0.0), op("mul", X, f(3.0)))
+
+    def formula(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        deep = torch.where(y > 0, torch.where(x > 0, x, 0.0), 0.0)
+        return deep + torch.where(x > 0, 0.0, 3 * x)
+
+    check(formula, op("add", deep, shallow), SMOOTH, "xy")
+    check(formula, op("add", shallow, deep), SMOOTH, "xy")
 
 
 def test_a_long_chain_of_choices_stays_linear() -> None:

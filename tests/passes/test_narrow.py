@@ -71,6 +71,15 @@ def test_what_may_overflow_stays_wide() -> None:
     assert next(n for n in walk(short) if isinstance(n, Apply) and n.op == "mul").dtype == I64
 
 
+@pytest.mark.parametrize("by", [1, 31, 32, 40, 63])
+def test_shifts_by_more_than_32_bits_hold(by: int) -> None:
+    shifted = op("eq", op("shr", op("neg", Q), Const(by, I64)), KV, dtype=BOOL)
+    (short,) = narrow([shifted], ())
+    env = {"q_idx": torch.arange(5), "kv_idx": torch.tensor(-1)}
+    assert torch.equal(evaluate(shifted, env, []), evaluate(short, env, []))
+    assert short.args[0].op == ("shr" if by < 32 else "to_i32")
+
+
 def test_small_captures_narrow_and_large_ones_do_not() -> None:
     for stored, dtype in (("i32", I32), ("u8", I32), ("i64", I64)):
         (short,) = narrow(

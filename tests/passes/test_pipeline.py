@@ -173,6 +173,16 @@ def test_tiles_want_the_mask_alone() -> None:
     assert hooks.mask is not None and hooks.fault is not None
 
 
+def test_a_fault_of_the_mask_is_where_the_mask_looks_kept() -> None:
+    """Element 0, read in its place, says "drop": the tile must be looked at all the same."""
+    mask = op("gt", Load(0, (Q,), F64), Const(0.0, F64), dtype=BOOL)
+    program, table = Program(None, mask, (CaptureType("f64", 1),), (), F64), [-torch.ones(4)]
+    for direction in ("forward", "tiles"):
+        hooks = build_hooks(program, direction=direction)
+        kept, fault = (run(hooks, n, grid(6, 1), table) for n in (hooks.mask, hooks.fault))
+        assert (kept & fault).expand(6, 1).flatten().tolist() == [False] * 4 + [True] * 2
+
+
 def test_narrow_by_default_and_wide_on_request() -> None:
     program = Program(None, op("lt", op("sub", Q, KV, dtype=I64), Const(9, I64), dtype=BOOL))
     narrow = build_hooks(program, direction="forward")
