@@ -191,7 +191,7 @@ def rad2deg(tape: Tape, input: Any) -> Any:
 
 def sinc(tape: Tape, input: Any) -> Any:
     x = _float(tape, input) * math.pi
-    return choose(tape, x == 0, 1.0, x.sin() / x)
+    return choose(tape, x == 0, 1.0, x.sin() / choose(tape, x == 0, 1.0, x))
 
 
 def logaddexp(tape: Tape, input: Any, other: Any) -> Any:
@@ -213,7 +213,7 @@ def _logaddexp(tape: Tape, a: Any, b: Any, exp: str, scale: float) -> Any:
 def xlogy(tape: Tape, input: Any, other: Any) -> Any:
     x, y = operand(tape, input, "xlogy"), _float(tape, other)
     product = binary(tape, "mul", x, y.log())
-    return choose(tape, binary(tape, "eq", x, 0) & ~unary(tape, "isnan", y), 0.0, product)
+    return choose(tape, binary(tape, "eq", x, 0) & ((y <= 0) | (y == math.inf)), 0.0, product)
 
 
 def logit(tape: Tape, input: Any, eps: Any = None) -> Any:

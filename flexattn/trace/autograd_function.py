@@ -24,34 +24,35 @@ from flexattn.trace.tape import FLOAT, Tape
 
 
 class _Patch:
-    """How many traces are running, and what ``Function.apply`` was before the first."""
+    """The replacement of ``Function.apply``, in place while any trace runs."""
 
-    lock = threading.Lock()
-    count = 0
-    original: Any = None
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0  # traces running, in all threads
+        self.original: Any = Function.__dict__["apply"]
+
+    def enter(self) -> None:
+        with self.lock:
+            self.count += 1
+            if self.count == 1:
+                self.original = Function.__dict__["apply"]
+                type.__setattr__(Function, "apply", _APPLY)
+
+    def exit(self) -> None:
+        with self.lock:
+            self.count -= 1
+            if self.count == 0:
+                type.__setattr__(Function, "apply", self.original)
 
 
-def enter_patch() -> None:
-    """Replace ``Function.apply`` until the matching `exit_patch`."""
-    with _Patch.lock:
-        _Patch.count += 1
-        if _Patch.count == 1:
-            _Patch.original = Function.__dict__["apply"]
-            Function.apply = _APPLY  # type: ignore[method-assign,assignment]
-
-
-def exit_patch() -> None:
-    """Put ``Function.apply`` back when the last trace ends."""
-    with _Patch.lock:
-        _Patch.count -= 1
-        if _Patch.count == 0:
-            Function.apply = _Patch.__dict__["original"]  # not bound to _Patch  # type: ignore[method-assign]  # type: ignore[method-assign]
+_patch = _Patch()
+enter_patch, exit_patch = _patch.enter, _patch.exit
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     tape = find_tape(args, kwargs)
     if tape is None:
-        return _Patch.__dict__["original"].__get__(None, cls)(*args, **kwargs)
+        return _patch.original.__get__(None, cls)(*args, **kwargs)
     return _trace_function(tape, cls, args, kwargs)
 
 

@@ -333,7 +333,7 @@ FUNCTIONS: dict[str, Handler] = {
     **{name: _float_unary(op) for op, name in _FLOAT_ALIASES.items()},
     **{name: _caster(kind) for kind, names in _CASTS.items() for name in names.split()},
     **dict.fromkeys(
-        ["cpu", "cuda", "contiguous", "positive", "alias", "resolve_conj", "resolve_neg"], _same
+        ["cpu", "cuda", "contiguous", "positive", "resolve_conj", "resolve_neg"], _same
     ),
     "add": add,
     "sub": sub,
