@@ -38,10 +38,12 @@ class Hooks:
         uniform: Values of (b, h) alone, named ``u:0 u:1 …`` in the other graphs.
         q: Values of (b, h, q_idx), named ``q:0 …``; may use ``u:*``.
         kv: Values of (b, h, kv_idx), named ``kv:0 …``; may use ``u:*``.
-        mask: Whether the pair is kept, or None when all are.
+        mask: Whether the pair is kept, or None when all are. Where ``fault`` comes from the
+            mask itself it is true, so that nothing passes over the fault.
         score: The modified score, or None when unchanged.
         fault: Whether the pair reads outside a capture or divides by zero in a way that can
-            reach the result, before the mask is asked; None when proved impossible.
+            reach the result, before the mask is asked: it counts where the mask keeps the
+            pair, or in a block listed as full. None when proved impossible.
         score_grad: Gradient at the raw scaled score, from inputs ``score`` and ``grad``.
         capture_grads: Gradients of captured tensors.
         captures: Storage type of each capture.

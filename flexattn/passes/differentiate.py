@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from flexattn.ir.nodes import BOOL, FLOATS, Apply, Const, Input, Load, Node, walk
+from flexattn.ir.nodes import BOOL, FLOATS, Apply, Const, Load, Node, walk
 from flexattn.passes.derivatives import RULES, Part
 
 
@@ -69,11 +69,6 @@ def score_loads(root: Node, captures: frozenset[int]) -> tuple[Load, ...]:
         for node in walk(root)
         if isinstance(node, Load) and node.dtype in FLOATS and node.capture in captures
     )
-
-
-def reads_raw_score(root: Node) -> bool:
-    """Whether ``root`` uses the unmodified score at all."""
-    return any(isinstance(node, Input) and node.name == "score" for node in walk(root))
 
 
 def _passes_on(node: Node, active: set[Node]) -> bool:
