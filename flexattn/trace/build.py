@@ -288,33 +288,37 @@ def _override_grad(builder: Builder, name: tuple[str], *codes: int) -> Node:
     return Apply("override_grad", [value, *pairs], builder.compute)
 
 
+_ZERO, _FREE, _LINEAR = "zero", "free", "linear"  # how a value depends on the unit
+
+
 def _at_one(builder: Builder, partial: Node, unit: Node, name: str) -> Node:
     """The value of ``partial`` for an arriving gradient of one, if it is linear in it."""
-    linear: dict[Node, bool] = {}
-    zero = Const(0.0, builder.compute)
+    depends: dict[Node, str] = {}
     for node in walk(partial):
-        args = [linear[arg] for arg in node.args]
-        match node:
-            case Input():
-                linear[node] = node is unit
-            case Apply("add" | "sub", (a, b)) if any(args):
-                linear[node] = all(flag or arg is zero for flag, arg in zip(args, (a, b)))
-            case Apply("where", (_, a, b)) if any(args):
-                fine = all(flag or arg is zero for flag, arg in zip(args[1:], (a, b)))
-                linear[node] = fine and not args[0]
-            case Apply("mul") if any(args):
-                linear[node] = sum(args) == 1
-            case Apply("div" | "override_grad") if any(args):
-                linear[node] = args[0] and not any(args[1:])
-            case Apply("neg" | "detach"):
-                linear[node] = args[0]
-            case _:
-                linear[node] = False
-        if any(args) and not linear[node]:
-            _not_linear(name)
-    if not linear[partial] and partial is not zero:
+        depends[node] = _dependence(node, unit, [depends[arg] for arg in node.args], name)
+    if depends[partial] == _FREE:
         _not_linear(name)
     return rewrite(partial, lambda node: Const(1.0, builder.compute) if node is unit else node)
+
+
+def _dependence(node: Node, unit: Node, args: list[str], name: str) -> str:
+    if node is unit:
+        return _LINEAR
+    if isinstance(node, Const):
+        return _ZERO if node.value == 0 else _FREE
+    op = node.op if isinstance(node, Apply) else ""
+    if op in ("neg", "detach") or (op in ("div", "override_grad") and _LINEAR not in args[1:]):
+        return args[0]
+    if op == "mul" and args != [_LINEAR, _LINEAR]:
+        return _ZERO if _ZERO in args else _LINEAR if _LINEAR in args else _FREE
+    terms = (
+        args[1:] if op == "where" and args[0] != _LINEAR else args if op in ("add", "sub") else []
+    )
+    if terms and (_FREE not in terms or _LINEAR not in terms):
+        return _LINEAR if _LINEAR in terms else _FREE if _FREE in terms else _ZERO
+    if _LINEAR in args:
+        _not_linear(name)
+    return _FREE
 
 
 def _not_linear(name: str) -> NoReturn:

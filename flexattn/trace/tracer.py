@@ -24,6 +24,7 @@ from flexattn.trace.tape import BOOL, FLOAT, INT, NUMBER_KINDS, RecordingTape, T
 
 _push = torch._C._push_on_torch_function_stack
 _pop = torch._C._pop_torch_function_stack
+_enabled = torch._C._is_torch_function_enabled
 _MODE = TracingMode()
 
 
@@ -146,6 +147,9 @@ def trace_mod(
 
 
 def _run(tape: Tape) -> Traced:
+    if not _enabled():  # inside another subclass's own torch function
+        with torch._C._EnableTorchFunction():
+            return _run(tape)
     enter_patch()
     _push(_MODE)
     try:
