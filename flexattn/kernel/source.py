@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import codegen_templates
 from flexattn import ir, knobs, lowering, passes, template
 from flexattn.ir.hooks import Hooks
+from flexattn.ir.nodes import Node
 from flexattn.ir.printer import print_program
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
@@ -41,7 +42,9 @@ class KernelSource:
         grads: Captures that want a gradient (backward).
         proved: What is known of the program's sites (`ir/sites.py`).
         wide: Keep index arithmetic in 64 bits.
+        program_text: The program, printed.
         key: Name in the cache.
+        locations: Source lines of the program's nodes, quoted in the text; no part of the key.
     """
 
     spec: KernelSpec
@@ -53,6 +56,7 @@ class KernelSource:
     wide: bool
     program_text: str
     key: str
+    locations: Mapping[Node, str] | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -75,7 +79,7 @@ class KernelSource:
         """The kernel's self-contained C++ file."""
         return template.render(
             self.spec.template,
-            mods=lower_hooks(self.hooks),
+            mods=lower_hooks(self.hooks, self.locations),
             defines=config.defines(self.dtype, self.isa),
             head=self._head(),
         )
@@ -116,6 +120,7 @@ def kernel_source(
     grads: Iterable[int] = frozenset(),
     proved: Iterable[Proof] = frozenset(),
     wide: bool = False,
+    locations: Mapping[Node, str] | None = None,
 ) -> KernelSource:
     """What kernel to run; its text is generated when first asked for.
 
@@ -128,6 +133,7 @@ def kernel_source(
         proved: Sites known to be harmless for the lengths at hand.
         wide: Keep index arithmetic in 64 bits, for lengths or numbers beyond the limits that
             narrow kernels assume (`passes/narrow.py`).
+        locations: Where in the user's code a node of the program comes from.
 
     Raises:
         ArgumentError: ``FLEXATTN_ISA`` names an instruction set this machine lacks.
@@ -150,7 +156,7 @@ def kernel_source(
         text,
     )
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-    return KernelSource(spec, program, dtype, isa, grads, proved, wide, text, key)
+    return KernelSource(spec, program, dtype, isa, grads, proved, wide, text, key, locations)
 
 
 @functools.cache

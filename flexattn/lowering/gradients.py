@@ -7,6 +7,7 @@ or F where no two pairs meet in an element. What a pair adds is gathered by wher
 ``q``     an element per query        a sum per query, added once a tile of queries
 ``kv``    an element per key          a sum per key, added once a tile of keys
 ``qkv``   any element                 added lane by lane, at once
+``tile``  an element per pair         kept for a tile of keys, added row by row
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flexattn.ir.hooks import CaptureGrad
-from flexattn.ir.nodes import Node
+from flexattn.ir.nodes import Input, Node
 from flexattn.lowering.emit import VECTOR, Emitter, Place, reaches
 from flexattn.lowering.layout import Layout
 
@@ -74,12 +75,20 @@ def lower_gradients(layout: Layout, locations: Mapping[Node, str] | None = None)
         for number, grad in enumerate(hooks.capture_grads):
             value = f"select({live}, {emitter.vector(grad.value)}, splat<VF>(0))"
             _begin(code, layout, begin, number, grad)
-            _COLLECT[grad.depends](code, layout, emitter, number, grad, value)
+            _COLLECT[_way(grad)](code, layout, emitter, number, grad, value)
         code.begin[:0] = begin.lines
-    depends = {grad.depends for grad in hooks.capture_grads}
-    code.helpers += [_ADD_LANES] * bool(depends & {"none", "kv"}) + [_SCATTER] * ("qkv" in depends)
+    ways = {_way(grad) for grad in hooks.capture_grads}
+    code.helpers += [_ADD_LANES] * bool(ways & {"none", "kv"}) + [_SCATTER] * ("qkv" in ways)
     code.score_grad += [*emitter.lines, f"return {result};"]
     return code
+
+
+def _way(grad: CaptureGrad) -> str:
+    """Which of the ways in the head of this file a gradient is collected."""
+    names = [i.name for i in grad.indices if isinstance(i, Input) and i.name in ("q_idx", "kv_idx")]
+    varying = [index for index in grad.indices if reaches(index)]
+    exact = grad.dense and len(varying) == 2 and sorted(names) == ["kv_idx", "q_idx"]
+    return "tile" if exact else grad.depends
 
 
 def _begin(
@@ -175,7 +184,31 @@ def _collect_anywhere(
     emitter.lines.append(f"scatter_add(g.p{n} + {keys}, {' + '.join(terms)}, {value});")
 
 
+def _collect_tile(
+    code: GradientCode, layout: Layout, emitter: Emitter, n: int, grad: CaptureGrad, value: str
+) -> None:
+    # Neighbouring queries lie a row apart in memory: going there lane by lane costs a cache miss
+    # each, going there once a tile costs one per row.
+    steps = {}
+    for dim, index in enumerate(grad.indices):
+        if isinstance(index, Input) and index.name in ("q_idx", "kv_idx"):
+            stride = layout.dense_stride(grad.capture, dim)
+            steps[index.name] = f"s.u.{stride}" if stride else "1"
+    code.fields.append((f"acc{n}[BN * BM]", "alignas(64) F"))
+    code.begin.append(f"__builtin_memset(g.acc{n}, 0, sizeof g.acc{n});")
+    emitter.lines.append(f"store_lanes(g.acc{n} + j * BM + i, {value});")
+    at = f"(s.q0 + i) * {steps['q_idx']} + s.kv0 * {steps['kv_idx']}"
+    code.flush_kv += [
+        "for (i64 i = 0; i < BM && s.q0 + i <= s.q_last; i++) {",
+        f"  F* row = g.p{n} + {at};",
+        f"  for (i64 j = 0; j < n; j++) row[j * {steps['kv_idx']}] += g.acc{n}[j * BM + i];",
+        "}",
+        f"__builtin_memset(g.acc{n}, 0, n * BM * sizeof(F));",
+    ]
+
+
 _COLLECT = {
+    "tile": _collect_tile,
     "none": _collect_none,
     "q": _collect_q,
     "kv": _collect_kv,

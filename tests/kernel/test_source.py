@@ -74,6 +74,14 @@ def test_the_text_says_where_it_came_from_and_includes_nothing():
 
 
 @pytest.mark.null
+def test_the_text_quotes_the_lines_it_came_from():
+    lines = {BIASED.score: "train.py:7: return score + bias[q_idx]"}
+    made = kernel_source(BIASED, "forward", dtype="f32", isa=AVX2, locations=lines)
+    assert re.search(r"const VF t\d+ = score \+ .*;  // train.py:7: return score", made.text)
+    assert made.key == key()
+
+
+@pytest.mark.null
 def test_only_the_math_that_is_used_is_in_the_text():
     tanh = Apply("tanh", (S,), F32)
     without = kernel_source(PLAIN, "forward", dtype="f32", isa=AVX2).text
