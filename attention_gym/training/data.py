@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import sysconfig
@@ -47,11 +48,10 @@ def source_files(root: Path) -> list[Path]:
     Raises:
         GymInputError: There are none.
     """
-    files = [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if SKIPPED.isdisjoint(path.relative_to(root).parts)
-    ]
+    files = []
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(set(below) - SKIPPED)
+        files += [Path(folder, name) for name in sorted(names) if name.endswith(".py")]
     if not files:
         raise GymInputError(
             f"no Python source files under {root}.",
@@ -114,6 +114,12 @@ class PackedText:
         start = torch.tensor(numbers)[:, None] * self.seq_len
         index = start + torch.arange(self.seq_len)
         return Batch(self.tokens[index].long(), self.tokens[index + 1].long(), self.document[index])
+
+    def busiest(self, among: int = 16) -> Tensor:
+        """Document numbers [1, S] of the sequence with most documents among the first ones."""
+        document = self.batch(0, min(among, self.sequences)).document
+        borders = document.diff(dim=1).ne(0).sum(1)
+        return document[borders.argmax()][None]
 
     def _sequence(self, number: int) -> int:
         epoch, place = divmod(number, self.sequences)

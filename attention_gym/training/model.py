@@ -26,10 +26,10 @@ class Layer(nn.Module):
     def __init__(self, size: ModelSize) -> None:
         super().__init__()
         self.heads = size.heads
-        self.attention_norm = nn.RMSNorm(size.dim)
+        self.attention_norm = nn.LayerNorm(size.dim, bias=False)
         self.qkv = nn.Linear(size.dim, 3 * size.dim, bias=False)
         self.project = nn.Linear(size.dim, size.dim, bias=False)
-        self.mlp_norm = nn.RMSNorm(size.dim)
+        self.mlp_norm = nn.LayerNorm(size.dim, bias=False)
         self.widen = nn.Linear(size.dim, 4 * size.dim, bias=False)
         self.narrow = nn.Linear(4 * size.dim, size.dim, bias=False)
 
@@ -50,7 +50,7 @@ class ByteTransformer(nn.Module):
         self.head_dim = size.dim // size.heads
         self.embed = nn.Embedding(VOCABULARY, size.dim)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
-        self.norm = nn.RMSNorm(size.dim)
+        self.norm = nn.LayerNorm(size.dim, bias=False)
         self.apply(self._initialise)
         for layer in self.layers:
             for linear in (layer.project, layer.narrow):
