@@ -30,7 +30,7 @@ def render(
     """
     if mods is not None:
         mods = "\n".join([*_math_includes(mods), mods.strip()])
-    lines = [f"// {line}".rstrip() for line in head]
+    lines = [f"// {line}".rstrip(" \\") for line in head]  # a backslash would join two lines
     lines += [f"#define {name} {value}" for name, value in (defines or {}).items()]
     _inline(template, mods, lines, set())
     return "\n".join(lines) + "\n"

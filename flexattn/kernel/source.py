@@ -19,7 +19,7 @@ import codegen_templates
 from flexattn import ir, knobs, lowering, passes, template
 from flexattn.ir.hooks import Hooks
 from flexattn.ir.nodes import Node
-from flexattn.ir.printer import print_program
+from flexattn.ir.printer import print_graph, print_program
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
 from flexattn.kernel import config
@@ -79,7 +79,7 @@ class KernelSource:
         """The kernel's self-contained C++ file."""
         return template.render(
             self.spec.template,
-            mods=lower_hooks(self.hooks, self.locations),
+            mods=lower_hooks(self.hooks),
             defines=config.defines(self.dtype, self.isa),
             head=self._head(),
         )
@@ -106,8 +106,11 @@ class KernelSource:
 
     def _head(self) -> list[str]:
         lines = [f"flexattn {self.spec.name} kernel, {self.dtype} inputs, {self.isa.name}"]
-        lines += [f"generated from codegen_templates/cpp/{self.spec.template} and this program:"]
-        lines += [f"  {line}" for line in self.program_text.splitlines()]
+        lines += [f"generated from codegen_templates/cpp/{self.spec.template} and these graphs"]
+        for name, root in (("score_mod", self.program.score), ("mask_mod", self.program.mask)):
+            if root is not None:
+                text = print_graph(root, locations=self.locations)
+                lines += [f"{name}:", *(f"  {line}" for line in text.splitlines())]
         return [*lines, "compile: g++ " + " ".join(self.flags)]
 
 

@@ -47,12 +47,9 @@ class Emitter:
         lines: The statements so far.
     """
 
-    def __init__(
-        self, layout: Layout, place: Place, locations: Mapping[Node, str] | None = None
-    ) -> None:
+    def __init__(self, layout: Layout, place: Place) -> None:
         self.layout, self.place = layout, place
         self.lines: list[str] = []
-        self._locations = locations or {}
         self._values: dict[Node, str] = {}
         self._splats: dict[Node, str] = {}
         self._varies: dict[Node, bool] = {}
@@ -85,13 +82,11 @@ class Emitter:
         self.value(root)
         return self._varies[root]
 
-    def statement(self, type_name: str, expression: str, node: Node | None = None) -> str:
+    def statement(self, type_name: str, expression: str) -> str:
         """Name of a new constant with that value."""
         name = self.fresh()
-        where = self._locations.get(node) if node is not None else None
-        note = f"  // {where}" if where else ""
         constant_type = type_name if type_name.endswith("*") else f"const {type_name}"
-        self.lines.append(f"{constant_type} {name} = {expression};{note}")
+        self.lines.append(f"{constant_type} {name} = {expression};")
         return name
 
     def fresh(self) -> str:
@@ -122,14 +117,12 @@ class Emitter:
         if text in args:
             return text
         types = VECTOR_TYPES if lanes else SCALAR_TYPES
-        return self.statement(types[node.dtype], text, node)
+        return self.statement(types[node.dtype], text)
 
     def _power(self, node: Apply, args: Sequence[str], lanes: bool) -> str:
         types, exponent = VECTOR_TYPES if lanes else SCALAR_TYPES, node.args[1]
         if node.dtype not in FLOATS:  # the exponent is a constant
-            return self.statement(
-                types[node.dtype], f"m_pow({args[0]}, {self.value(exponent)})", node
-            )
+            return self.statement(types[node.dtype], f"m_pow({args[0]}, {self.value(exponent)})")
         # The exponents that torch treats apart, as torch does.
         known = exponent.value if isinstance(exponent, Const) else None
         base = args[0]
@@ -141,7 +134,7 @@ class Emitter:
             -1.0: f"F(1) / {base}",
             -2.0: f"F(1) / ({base} * {base})",
         }.get(known, f"m_pow({base}, {args[1]})")  # type: ignore[arg-type]
-        return self.statement(types[node.dtype], text, node)
+        return self.statement(types[node.dtype], text)
 
     def _input(self, node: Input) -> str:
         name, dtype, place = node.name, node.dtype, self.place
@@ -189,8 +182,8 @@ class Emitter:
         at = self.offset(list(enumerate(node.indices)), lambda dim: layout.stride(capture, dim))
         scalar = SCALAR_TYPES[node.dtype]
         if node.dtype == BOOL:
-            return self.statement(scalar, f"{base}[{at}] != 0", node)
-        return self.statement(scalar, f"widen<{scalar}>({base}[{at}])", node)
+            return self.statement(scalar, f"{base}[{at}] != 0")
+        return self.statement(scalar, f"widen<{scalar}>({base}[{at}])")
 
     def _vector_load(self, node: Load) -> str:
         layout, capture, place = self.layout, node.capture, self.place
@@ -213,8 +206,7 @@ class Emitter:
         if narrow:
             near = self._gather(node, base, self._lane_offsets(node, lanes, I32))
             branches.append((f"__builtin_expect(!{place.uniform}{layout.far(capture)}, 1)", near))
-        where = self._locations.get(node)
-        self.lines.append(f"{vector} {name};" + (f"  // {where}" if where else ""))
+        self.lines.append(f"{vector} {name};")
         for condition, text in branches:
             self.lines.append(f"if ({condition}) {name} = {text}; else")
         self.lines.append(f"{name} = {far};")

@@ -12,7 +12,7 @@ or F where no two pairs meet in an element. What a pair adds is gathered by wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flexattn.ir.hooks import CaptureGrad
@@ -64,14 +64,14 @@ class GradientCode:
     flush_q: list[str] = field(default_factory=list)
 
 
-def lower_gradients(layout: Layout, locations: Mapping[Node, str] | None = None) -> GradientCode:
+def lower_gradients(layout: Layout) -> GradientCode:
     """The code of the four gradient hooks."""
     hooks, code = layout.hooks, GradientCode()
-    emitter = Emitter(layout, VECTOR, locations)
+    emitter = Emitter(layout, VECTOR)
     result = "grad" if hooks.score_grad is None else emitter.vector(hooks.score_grad)
     if hooks.capture_grads:
         live = emitter.statement("VM", "to_mask(grad != splat<VF>(0))")
-        begin = Emitter(layout, _SITE, locations)
+        begin = Emitter(layout, _SITE)
         for number, grad in enumerate(hooks.capture_grads):
             value = f"select({live}, {emitter.vector(grad.value)}, splat<VF>(0))"
             _begin(code, layout, begin, number, grad)

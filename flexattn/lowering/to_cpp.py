@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from flexattn.ir.hooks import Hooks
 from flexattn.ir.nodes import I32, Node
@@ -26,30 +26,23 @@ static inline bool needs_64_bits(const Mods& a, int first, int last) {
 """
 
 
-def lower_hooks(hooks: Hooks, locations: Mapping[Node, str] | None = None) -> str:
-    """Text for the mods region.
-
-    Args:
-        hooks: What the kernel asks of the mods.
-        locations: Source line of nodes, for comments.
-    """
+def lower_hooks(hooks: Hooks) -> str:
+    """Text for the mods region of a kernel that asks this of the mods."""
     layout = Layout(hooks)
     mask = ("VM mask_mod(const Site& s, i64 i, i64 j)", hooks.mask, "splat<VM>(-1)")
     score = ("VF score_mod(const Site& s, i64 i, i64 j, VF score)", hooks.score, "score")
     fault = ("VM fault(const Site& s, i64 i, i64 j, VF score)", hooks.fault, "splat<VM>(0)")
-    functions = [_vector_hook(layout, *row, locations) for row in (mask, score, fault)]
-    functions += _gradient_parts(lower_gradients(layout, locations))
-    return "\n".join([*_flags(hooks), assemble(layout, functions, locations)])
+    functions = [_vector_hook(layout, *row) for row in (mask, score, fault)]
+    functions += _gradient_parts(lower_gradients(layout))
+    return "\n".join([*_flags(hooks), assemble(layout, functions)])
 
 
-def assemble(
-    layout: Layout, functions: Sequence[str], locations: Mapping[Node, str] | None = None
-) -> str:
+def assemble(layout: Layout, functions: Sequence[str]) -> str:
     """``functions``, which were lowered with ``layout``, behind all that they rely on."""
     hoists = [
-        _hoist_kv(layout, locations),
-        _hoist_q(layout, locations),
-        _hoist_uniform(layout, locations),  # last: the others ask for what it provides
+        _hoist_kv(layout),
+        _hoist_q(layout),
+        _hoist_uniform(layout),  # last: the others ask for what it provides
     ]
     q_fields = [(f"q_{n}[BM]", STORED_TYPES[node.dtype]) for n, node in enumerate(layout.hooks.q)]
     q_fields += [(f"{name}[BM]", _integer(key)) for key, name in layout.offsets.items()]
@@ -106,8 +99,8 @@ def _function(head: str, body: Sequence[str], *, loop: str | None = None) -> str
     return "\n".join([head + " {", *lines, "}"])
 
 
-def _hoist_uniform(layout: Layout, locations: Mapping[Node, str] | None) -> str:
-    emitter = Emitter(layout, _UNIFORM, locations)
+def _hoist_uniform(layout: Layout) -> str:
+    emitter = Emitter(layout, _UNIFORM)
     values = []
     for number, node in enumerate(layout.hooks.uniform):
         emitter.lines.append(f"u.u_{number} = {emitter.value(node)};")
@@ -120,8 +113,8 @@ def _hoist_uniform(layout: Layout, locations: Mapping[Node, str] | None) -> str:
     return _function(head, [*first, *emitter.lines, *values])
 
 
-def _hoist_q(layout: Layout, locations: Mapping[Node, str] | None) -> str:
-    emitter = Emitter(layout, _Q, locations)
+def _hoist_q(layout: Layout) -> str:
+    emitter = Emitter(layout, _Q)
     for number, node in enumerate(layout.hooks.q):
         emitter.lines.append(f"qv.q_{number}[i] = {emitter.value(node)};")
     for key, name in layout.offsets.items():
@@ -138,8 +131,8 @@ def _hoist_q(layout: Layout, locations: Mapping[Node, str] | None) -> str:
     return _function(head, [clamp, *emitter.lines], loop="for (i64 i = 0; i < BM; i++) {")
 
 
-def _hoist_kv(layout: Layout, locations: Mapping[Node, str] | None) -> str:
-    emitter = Emitter(layout, _KV, locations)
+def _hoist_kv(layout: Layout) -> str:
+    emitter = Emitter(layout, _KV)
     for number, node in enumerate(layout.hooks.kv):
         emitter.lines.append(f"kvv.kv_{number}[j] = {emitter.value(node)};")
     head = (
@@ -154,9 +147,8 @@ def _vector_hook(
     head: str,
     root: Node | None,
     identity: str,
-    locations: Mapping[Node, str] | None,
 ) -> str:
-    emitter = Emitter(layout, VECTOR, locations)
+    emitter = Emitter(layout, VECTOR)
     result = identity if root is None else emitter.vector(root)
     return _function(f"static inline {head}", [*emitter.lines, f"return {result};"])
 

@@ -23,7 +23,7 @@ def test_mods_replace_the_region_and_only_that():
 
 
 def test_head_and_defines_come_first():
-    text = template.render("args.h", head=["one", ""], defines={"FLEX_ISA": 2})
+    text = template.render("args.h", head=["one \\", ""], defines={"FLEX_ISA": 2})
     assert text.startswith("// one\n//\n#define FLEX_ISA 2\n")
 
 
