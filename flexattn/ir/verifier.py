@@ -33,7 +33,6 @@ _TAKES = {
     "any": INTS | FLOATS | {BOOL},
 }
 _INDICES = frozenset({"b", "h", "q_idx", "kv_idx"})
-_CONVERSIONS = frozenset({"int", "float", "i32", "i64"})
 _HOISTED = re.compile(r"(u|q|kv):\d+")
 _SIZE = re.compile(r"size(\d+)_(\d+)")
 _NUMBER = re.compile(r"n(\d+)")
@@ -149,12 +148,7 @@ def _check_apply(node: Apply, op: Op, compute: DType) -> None:
         exponent = node.args[1]
         if not (isinstance(exponent, Const) and exponent.value >= 0):
             raise _broken(node, "the exponent of an integer power is a constant >= 0")
-    if op.name == "to_int":
-        expected = I64
-    elif op.gives in _CONVERSIONS and op.gives in (I32, I64):
-        expected = op.gives
-    else:
-        expected = result_dtype(op.name, dtypes, compute)
+    expected = result_dtype(op.name, dtypes, compute)
     if node.dtype != expected:
         raise _broken(node, f"{op.name} of {', '.join(dtypes)} gives {expected}, not {node.dtype}")
 

@@ -49,6 +49,7 @@ FLOAT_BINARY = frozenset({"div", "atan2"})
 ROUNDING = frozenset(["floor", "ceil", "round", "trunc"])
 TESTS = frozenset({"isnan", "isinf"})
 CASTS = ("to_bool", "to_int", "to_float")
+OTHERS = frozenset({"neg", "abs", "sign", "not", "pow", "where", "detach", "override_grad"})
 _BOOL_FORMS = {"add": "or", "mul": "and", "minimum": "and", "maximum": "or"}
 
 

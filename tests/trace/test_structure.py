@@ -45,10 +45,6 @@ def test_dtype_and_rank_of_captures_are_part_of_the_structure_and_sizes_are_not(
     first, longer = with_table(torch.ones(3)), with_table(torch.ones(5))
     assert first.structure == longer.structure
     assert first.structure != with_table(torch.ones(3, dtype=torch.float64)).structure
-    assert (
-        first.structure != with_table(torch.ones(3, 1)[:, 0].view(3)[None, :].t()[:, 0]).structure
-        or True
-    )
     scalar = trace_mod(lambda s, b, h, q, k: s + torch.ones(()), "score")
     assert scalar.structure != first.structure
 
