@@ -99,11 +99,8 @@ def flex_attention(
         outputs = dynamo.record_attention(
             *((score_mod, mask_mod), query, key, value, block_mask, others, (lse, max_scores))
         )
-        if return_aux is not None:
-            return outputs[0], AuxOutput(
-                outputs[1] if lse else None, outputs[-1] if max_scores else None
-            )
-        return (outputs[0], outputs[1]) if lse else outputs[0]
+        lse_out, max_out = outputs[1] if lse else None, outputs[-1] if max_scores else None
+        return _returned(outputs[0], lse_out, max_out, return_aux is not None)
     if torch._C._is_any_autocast_enabled():
         query, key, value = _autocast(query, key, value)
     check_inputs(query, key, value, enable_gqa)
@@ -135,9 +132,13 @@ def flex_attention(
         lse,
         max_scores,
     )
-    if return_aux is not None:
-        return out, AuxOutput(lse_out if lse else None, max_out if max_scores else None)
-    return (out, lse_out) if lse else out
+    return _returned(out, lse_out, max_out, return_aux is not None)
+
+
+def _returned(out: Tensor, lse: Tensor | None, max_scores: Tensor | None, as_aux: bool) -> Any:
+    if as_aux:
+        return out, AuxOutput(lse, max_scores)
+    return out if lse is None else (out, lse)
 
 
 def attend(

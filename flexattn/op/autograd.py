@@ -30,7 +30,7 @@ def refuse_forward_mode(*_: Any) -> Any:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Outputs:
         out, lse, top = forward(call)
         ctx.call = call.without_tensors()
         ctx.save_for_backward(out, lse, *tensors)
@@ -102,7 +102,8 @@ def _gradients(
         max_scores=False,
     )
     wanted = tuple(c for c, need in enumerate(needed[3:]) if need)
-    saved = Saved(out, lse, grad_out, grad_lse, needed[:3], wanted)
+    inputs = needed[0], needed[1], needed[2]
+    saved = Saved(out, lse, grad_out, grad_lse, inputs, wanted)
     grad_q, grad_k, grad_v, found = backward(again, saved)
     rest: list[Tensor | None] = [None] * len(captures)
     for c, grad in zip(wanted, found, strict=True):

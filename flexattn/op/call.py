@@ -32,7 +32,7 @@ def forward(call: Call) -> Outputs:
     out, lse, top, fault = BACKENDS[call.backend][0](call)
     if fault is not None:
         raise fault_error(call, fault)
-    return out, lse, top
+    return out, lse if call.lse else None, top if call.max_scores else None
 
 
 def backward(call: Call, saved: Saved) -> Gradients:
@@ -67,7 +67,7 @@ def run_forward(
     out, lse, top = forward(call)
     dtype = COMPUTE[call.bound.variant.program.compute]
     empty = query.new_empty((0,), dtype=dtype)
-    return out, lse if call.lse else empty, top if call.max_scores else empty.clone()
+    return out, empty if lse is None else lse, empty.clone() if top is None else top
 
 
 def run_backward(

@@ -338,3 +338,44 @@ def test_infinite_and_nan_scores(backend: str) -> None:
     assert out[0, 0, 1].isnan().all()
     assert out[0, 0, 2].isnan().all()
     assert torch.equal(out[0, 0, 3], torch.zeros(4))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_is_returned(grad: bool, backend: str) -> None:
+    q, k, v = (torch.randn(1, 2, 5, 4, requires_grad=grad) for _ in range(3))
+
+    def run(**options):
+        return flex_attention(q, k, v, backend=backend, **options)
+
+    assert isinstance(run(), Tensor)
+    out, lse = run(return_lse=True)
+    assert lse.shape == (1, 2, 5) and lse.dtype == torch.float32 and lse.requires_grad == grad
+    assert torch.equal(run(return_aux=AuxRequest())[0], out)
+    assert run(return_aux=AuxRequest())[1] == (None, None)
+    aux = run(return_aux=AuxRequest(lse=True))[1]
+    assert torch.equal(aux.lse, lse) and aux.max_scores is None
+    aux = run(return_aux=AuxRequest(max_scores=True))[1]
+    assert aux.lse is None and torch.allclose(aux.max_scores, (q @ k.mT / 2).amax(-1))
+    request = torch.nn.attention.flex_attention.AuxRequest(lse=True, max_scores=True)
+    aux = run(return_aux=request)[1]
+    assert aux.lse is not None and aux.max_scores is not None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_numbers_beyond_32_bits(backend: str) -> None:
+    q, k, v = (torch.randn(1, 2, 40, 4, requires_grad=True) for _ in range(3))
+    table = torch.randn(40, requires_grad=True)
+    for big in (1 << 20, 1 << 30, (1 << 40) + 3, -(1 << 55) + 1):
+
+        def score(s, b, h, q_idx, kv_idx, big=big):
+            far = (q_idx + big) * 5 - big * 5  # wraps unless computed in 64 bits
+            return s + torch.where(kv_idx * big >= far, table[(kv_idx + big) % 40], 0.1)
+
+        out = flex_attention(q, k, v, score, backend=backend)
+        want = dense_attention(q, k, v, score)[0]
+        torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-4)
+        found = torch.autograd.grad(out.square().sum(), (q, k, v, table))
+        expected = torch.autograd.grad(want.square().sum(), (q, k, v, table))
+        for got, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-3)
