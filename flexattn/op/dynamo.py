@@ -26,19 +26,19 @@ from torch.fx import GraphModule
 
 from flexattn.errors import ArgumentError, TorchVersionError
 
-OLDEST, NEWEST = "2.11", "2.13"
-"""The torch versions whose front end is known to be the one described here."""
+LAYOUTS = {("self", "tx", "query", "fn", "fn_name"): "2.11 to 2.13"}
+"""Parameters of the borrowed ``create_wrapped_node``, and the torch versions that have them."""
 
 NAMES = ("flexattn_attention", "flexattn_blocks")
-_SIGNATURE = ("self", "tx", "query", "fn", "fn_name")
 
 
 class FunctionOperator(HigherOrderOperator):
     """A function that takes mods, as one node of a Dynamo graph.
 
     Called as ``operator(mods, first, rest)``: the mods, a tensor on whose device they run, and
-    the other arguments. In graphs ``operator(mods, first, rest, captured)``, where the mods are
-    subgraphs and ``captured`` holds, for each, what it takes after the mod's own arguments.
+    the other arguments. In graphs ``operator(mods, first, rest, captured, names)``, where the mods
+    are subgraphs; the last two hold, for each, what it takes after the mod's own arguments and
+    what the user calls it.
     """
 
     run: Callable[..., Any]
@@ -49,14 +49,15 @@ class FunctionOperator(HigherOrderOperator):
         mods: tuple[Any, ...],
         first: Any,
         rest: dict[str, Any],
-        captured: tuple[tuple[Any, ...], ...] | None = None,
+        captured: tuple[tuple[Any, ...], ...] = (),
+        names: tuple[str, ...] = (),
     ) -> Any:
-        if captured is not None:
-            mods = tuple(_bind(mod, values) for mod, values in zip(mods, captured, strict=True))
+        if names:
+            mods = tuple(map(_bind, mods, captured, names))
         return self.run(mods, first, rest)
 
 
-def _bind(mod: GraphModule | None, values: tuple[Any, ...]) -> Callable[..., Any] | None:
+def _bind(mod: GraphModule | None, values: tuple[Any, ...], name: str) -> Callable[..., Any] | None:
     """The mod as users write it, of a subgraph and what it captured."""
     if mod is None:
         return None
@@ -64,6 +65,7 @@ def _bind(mod: GraphModule | None, values: tuple[Any, ...]) -> Callable[..., Any
     def traced_by_dynamo(*arguments: Any) -> Any:
         return mod(*arguments, *values)
 
+    traced_by_dynamo.__name__ = name
     return traced_by_dynamo
 
 
@@ -77,7 +79,7 @@ def install() -> bool:
         parameters = inspect.signature(borrowed.create_wrapped_node).parameters
     except AttributeError as error:
         raise _unknown_version(str(error)) from error
-    if tuple(parameters) != _SIGNATURE:
+    if tuple(parameters) not in LAYOUTS:
         raise _unknown_version(f"create_wrapped_node takes {', '.join(parameters)}")
     for name in NAMES:
         if name not in table:
@@ -88,7 +90,7 @@ def install() -> bool:
 def _unknown_version(found: str) -> TorchVersionError:
     return TorchVersionError(
         f"torch.compile of torch {torch.__version__} records functions in an unknown way: {found}.",
-        why=f"flexattn knows the way of torch {OLDEST} to {NEWEST}.",
+        why=f"flexattn knows the way of torch {', '.join(LAYOUTS.values())}.",
         fix="use one of these versions, or leave this attention call out of the compiled region "
         "with torch.compiler.disable; it needs no compilation.",
     )
@@ -105,17 +107,17 @@ def _front_end(borrowed: Any) -> Any:
 
         def call_function(self, tx: Any, args: Any, kwargs: Any) -> Any:
             mods, first, rest = args
-            nodes, captured = [], []
-            for mod in mods.items:
-                if mod.is_python_constant() and mod.as_python_constant() is None:
-                    node, values = None, ()
-                else:
-                    kind = "score_mod" if not nodes and len(mods.items) == 2 else "mask_fn"
+            kinds = ("score_mod", "mask_fn")[-len(mods.items) :]
+            nodes, captured, names = [], [], []
+            for mod, kind in zip(mods.items, kinds, strict=True):
+                node, values = None, ()
+                if not (mod.is_python_constant() and mod.as_python_constant() is None):
                     node, values = self.create_wrapped_node(tx, first, mod, kind)
                 nodes.append(node)
                 captured.append(values)
+                names.append(mod.get_name() if hasattr(mod, "get_name") else "")
             (first, rest), _ = proxy_args_kwargs([first, rest], {})
-            arguments = (tuple(nodes), first, rest, tuple(captured))
+            arguments = (tuple(nodes), first, rest, tuple(captured), tuple(names))
             proxy = tx.output.create_proxy("call_function", self.value, arguments, {})
             return wrap_fx_proxy(tx=tx, proxy=proxy, example_value=None)
 

@@ -94,27 +94,8 @@ def block_tables(
 # The kernels ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def _with_autograd() -> Iterator[None]:
-    """Autograd in its usual state inside a kernel, which the dispatcher runs with it taken out.
-
-    The reference backend differentiates mods by it.
-    """
-    exclude = torch._C._dispatch_tls_local_exclude_set()
-    for name in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor"):
-        exclude = exclude.remove(getattr(torch._C.DispatchKey, name))
-    include = torch._C._dispatch_tls_local_include_set()
-    with torch._C._ForceDispatchKeyGuard(include, exclude), torch.no_grad():
-        yield
-
-
-def _backward_kernel(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    with _with_autograd():
-        return run_backward(*arguments)
-
-
 LIBRARY.impl("forward", run_forward, "CompositeExplicitAutograd")
-LIBRARY.impl("backward", _backward_kernel, "CompositeExplicitAutograd")
+LIBRARY.impl("backward", run_backward, "CompositeExplicitAutograd")
 # Without captures there is no tensor argument to dispatch on.
 LIBRARY.impl("blocks", run_blocks, "CompositeExplicitAutograd")
 LIBRARY.impl("blocks", run_blocks, "BackendSelect")

@@ -258,3 +258,12 @@ def test_an_unknown_torch_is_named(monkeypatch):
     monkeypatch.delattr(known.FlexAttentionHigherOrderVariable, "create_wrapped_node")
     with pytest.raises(errors.TorchVersionError, match=r"2\.11 to 2\.13"):
         dynamo.install()
+
+
+def test_a_mod_that_cannot_be_traced_is_named(case):
+    def running_sum(score, b, h, q_idx, kv_idx):
+        return score.cumsum(0)
+
+    compiled = Counter("eager").compile(flex_attention)
+    with pytest.raises(Exception, match="running_sum"):
+        compiled(*case.inputs[:3], running_sum)
