@@ -44,4 +44,4 @@ def dense_attention(
     scores = modified_scores(query @ key.mT * scale, score_mod, mask_mod)
     empty = (scores == -math.inf).all(-1, keepdim=True)
     weights = torch.softmax(scores.masked_fill(empty, 0.0), dim=-1).masked_fill(empty, 0.0)
-    return weights @ value, torch.logsumexp(scores, dim=-1)
+    return weights.to(value.dtype) @ value, torch.logsumexp(scores, dim=-1)

@@ -105,11 +105,9 @@ def announce(trainer: Trainer) -> None:
     )
     if trainer.done:
         out.print(f"[bold]resumed[/] after step {trainer.done} from {trainer.folder}")
-    document = trainer.data.batch(0, 1).document
-    out.print(
-        f"\n[bold]mask of the first sequence[/], {s.seq_len} × {s.seq_len}, darker = kept more"
-    )
-    out.print(draw_density(dense_mask(document)[0, 0]))
+    keep = dense_mask(trainer.data.busiest())[0, 0]
+    out.print(f"\n[bold]mask[/] of one sequence, {s.seq_len} × {s.seq_len}, darker = kept more")
+    out.print(draw_density(keep))
 
 
 def follow(trainer: Trainer, *, quiet: bool) -> list[Step]:
@@ -188,9 +186,8 @@ def finish(trainer: Trainer, steps: list[Step], options: argparse.Namespace) -> 
 def files(trainer: Trainer) -> list[str]:
     """Draw the mask and the loss beside the checkpoint; the names of all files."""
     folder, theme = trainer.folder, THEMES["light"]
-    document = trainer.data.batch(0, 1).document
-    title = "causal within a document, first sequence"
-    save(mask_figure(dense_mask(document)[0, 0], title, theme), folder / "mask.png")
+    keep = dense_mask(trainer.data.busiest())[0, 0]
+    save(mask_figure(keep, "causal within a document, one sequence", theme), folder / "mask.png")
     save(loss_figure(trainer.losses, theme), folder / "loss.png")
     names = (checkpoint.NAME, "report.json", "mask.png", "loss.png")
     return [str(folder / name) for name in names]

