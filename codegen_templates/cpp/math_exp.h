@@ -61,24 +61,24 @@ FLEX_INLINE double m_exp2(double x) { return __builtin_exp2(x); }
 
 // 2^x for a softmax weight, x <= 0 up to rounding: -inf gives 0, NaN stays. A relative error of
 // 8e-8 (3e-6 where weights are rounded to bf16) in half the instructions of m_exp2; polynomials
-// of least maximal relative error on [0, 1).
+// of least maximal relative error on [0, 1) among those with 2^0 = 1: sums are multiplied by that
+// once a tile of keys.
 FLEX_INLINE VF exp2_weight(VF x) {
 #if FLEX_ISA >= 2 && FLEX_INPUT != 3
   VF fraction;
   asm("vreduceps $9, %1, %0" : "=v"(fraction) : "v"(x));  // x - floor(x)
   VF y;
 #if FLEX_ISA == 3 && FLEX_INPUT == 1
-  y = fraction * 0.01353417f + 0.05201146f;
-  y = y * fraction + 0.24144276f;
-  y = y * fraction + 0.69300383f;
-  y = y * fraction + 1.00000259f;
+  y = fraction * 0.01342668436f + 0.05224247403f;
+  y = y * fraction + 0.2412802049f;
+  y = y * fraction + 0.6930448449f;
 #else
-  y = fraction * 0.0018762329f + 0.0089925840f;
-  y = y * fraction + 0.0558236045f;
-  y = y * fraction + 0.2401545299f;
-  y = y * fraction + 0.6931529682f;
-  y = y * fraction + 0.9999999269f;
+  y = fraction * 0.00186713007f + 0.009017030322f;
+  y = y * fraction + 0.0557999131f;
+  y = y * fraction + 0.2401644502f;
+  y = y * fraction + 0.6931513118f;
 #endif
+  y = y * fraction + 1;
   return scale_by_power(y, x);  // vscalefps floors x itself
 #else
   constexpr F SMALLEST = sizeof(F) == 8 ? -1022 : -126;

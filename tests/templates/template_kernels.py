@@ -34,6 +34,19 @@ def isa_levels() -> list[int]:
 
 
 BEST = max(isa_levels())
+# Every dtype at the best level, and what differs in lower ones.
+COMBINATIONS = [(dtype, BEST) for dtype in INPUTS] + [
+    (dtype, level)
+    for dtype, level in (
+        (torch.float32, 0),
+        (torch.float16, 0),
+        (torch.float64, 0),
+        (torch.float32, 1),
+        (torch.float16, 1),
+        (torch.bfloat16, 2),
+    )
+    if level in isa_levels() and level < BEST
+]
 
 
 @functools.cache
@@ -199,8 +212,19 @@ def forward(
     lse = torch.full((b, hq, m), float("nan"), dtype=compute(q.dtype))
     peak = torch.full_like(lse, float("nan"))
     values: dict[str, int | float | Tensor | None] = {
-        **{"q": q, "k": k, "v": v, "out": out, "lse": lse, "max": peak},
-        **{"B": b, "Hq": hq, "Hkv": k.shape[1], "M": m, "N": n, "D": d, "Dv": dv},
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": out,
+        "lse": lse,
+        "max": peak,
+        "B": b,
+        "Hq": hq,
+        "Hkv": k.shape[1],
+        "M": m,
+        "N": n,
+        "D": d,
+        "Dv": dv,
         **strides("q", q, "bhmd"),
         **strides("k", k, "bhnd"),
         **strides("v", v, "bhnd"),
@@ -235,10 +259,24 @@ def backward(
     nan = float("nan")
     grads = [torch.full(x.shape, nan, dtype=x.dtype) for x in (q, k, v)]
     values: dict[str, int | float | Tensor | None] = {
-        **{"q": q, "k": k, "v": v, "out": out, "lse": lse, "dout": dout, "dlse": dlse},
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": out,
+        "lse": lse,
+        "dout": dout,
+        "dlse": dlse,
         **{f"d{name}": x for name, x in zip("qkv", grads, strict=True) if name in wanted},
-        **{"B": b, "Bkv": k.shape[0], "Hq": hq, "Hkv": k.shape[1]},
-        **{"M": m, "N": n, "D": d, "Dv": dv, "chunks": chunks, "threads": threads},
+        "B": b,
+        "Bkv": k.shape[0],
+        "Hq": hq,
+        "Hkv": k.shape[1],
+        "M": m,
+        "N": n,
+        "D": d,
+        "Dv": dv,
+        "chunks": chunks,
+        "threads": threads,
         **strides("q", q, "bhmd"),
         **strides("k", k, "bhnd"),
         **strides("v", v, "bhnd"),
