@@ -7,13 +7,14 @@ JOBS   ?= 2
 PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types clean
+.PHONY: help demo test lint types figures clean
 
 help:
 	@echo "make demo    train a small transformer on the CPU and show what came out (two minutes)"
 	@echo "make test    run every test that needs no GPU"
 	@echo "make lint    ruff, format and import order"
 	@echo "make types   mypy, strict on the core"
+	@echo "make figures measure this machine and write the figures into README.md (long)"
 	@echo "make clean   remove .venv and out/"
 
 $(READY): pyproject.toml constraints.txt
@@ -38,6 +39,13 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/python -m mypy
+
+figures: $(READY)
+	mkdir -p docs/benchmarks
+	for suite in cpu-forward cpu-backward latency; do \
+		$(BIN)/python -m flexattn bench $$suite --output docs/benchmarks/$$suite.json || exit 1; \
+	done
+	$(BIN)/python docs/fill_figures.py
 
 clean:
 	rm -rf $(VENV) out
