@@ -22,7 +22,11 @@ class FlexAttentionError(Exception):
         self, summary: str, *, at: str | None = None, why: str | None = None, fix: str | None = None
     ) -> None:
         lines = [summary]
-        lines += [f"  {k}{' ' * (5 - len(k))}{v}" for k, v in (("at", at), ("why", why), ("fix", fix)) if v]
+        lines += [
+            f"  {k}{' ' * (5 - len(k))}{v}"
+            for k, v in (("at", at), ("why", why), ("fix", fix))
+            if v
+        ]
         super().__init__("\n".join(lines))
         self.summary, self.at, self.why, self.fix = summary, at, why, fix
 
