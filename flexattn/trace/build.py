@@ -31,6 +31,7 @@ class Builder:
         code: The tape.
         numbers: Python numbers by position.
         kinds: dtype kind of each capture's elements.
+        fail: Raises an error that names the mod, as `Tape.fail`.
         compute: Float dtype of the graph.
         lifted: Run-time inputs that stand for numbers, by position.
         baked: Positions of numbers met so far that have to stay constants.
@@ -41,6 +42,7 @@ class Builder:
     code: Sequence[Any]
     numbers: Sequence[Any]
     kinds: Sequence[int]
+    fail: Callable[..., NoReturn]
     compute: str
     lifted: Mapping[int, Input] = field(default_factory=dict)
     lines: Mapping[int, str] | None = None
@@ -103,10 +105,11 @@ class Builder:
             return Const(self.round(float(number)), self.compute)
         number = int(number)
         if not -(2**63) <= number < 2**63:
-            raise UnsupportedOpError(
-                f"A mod uses the integer {number}.",
-                why="integers have 64 bits.",
-                fix="use a float, or a smaller integer.",
+            self.fail(
+                UnsupportedOpError,
+                f"uses the integer {number}.",
+                why="integers have 64 bits",
+                fix="use a float, or a smaller integer",
             )
         return Const(number, I64)
 
@@ -293,40 +296,43 @@ _ZERO, _FREE, _LINEAR = "zero", "free", "linear"  # how a value depends on the u
 
 def _at_one(builder: Builder, partial: Node, unit: Node, name: str) -> Node:
     """The value of ``partial`` for an arriving gradient of one, if it is linear in it."""
-    depends: dict[Node, str] = {}
+    depends: dict[Node, str | None] = {}
     for node in walk(partial):
-        depends[node] = _dependence(node, unit, [depends[arg] for arg in node.args], name)
-    if depends[partial] == _FREE:
-        _not_linear(name)
+        depends[node] = _dependence(node, unit, [depends[arg] for arg in node.args])
+    if depends[partial] not in (_LINEAR, _ZERO):
+        builder.fail(
+            UnsupportedOpError,
+            f"applies {name}, whose backward is not linear in the gradient it receives.",
+            why="its result is a factor that is multiplied with the gradient inside the kernel",
+            fix="return grad times a factor computed from the saved values",
+        )
     return rewrite(partial, lambda node: Const(1.0, builder.compute) if node is unit else node)
 
 
-def _dependence(node: Node, unit: Node, args: list[str], name: str) -> str:
+def _dependence(node: Node, unit: Node, args: list[str | None]) -> str | None:
+    """How ``node`` depends on ``unit``; None is not linearly."""
     if node is unit:
         return _LINEAR
     if isinstance(node, Const):
         return _ZERO if node.value == 0 else _FREE
-    op = node.op if isinstance(node, Apply) else ""
-    if op in ("neg", "detach") or (op in ("div", "override_grad") and _LINEAR not in args[1:]):
-        return args[0]
-    if op == "mul" and args != [_LINEAR, _LINEAR]:
-        return _ZERO if _ZERO in args else _LINEAR if _LINEAR in args else _FREE
-    terms = (
-        args[1:] if op == "where" and args[0] != _LINEAR else args if op in ("add", "sub") else []
-    )
-    if terms and (_FREE not in terms or _LINEAR not in terms):
-        return _LINEAR if _LINEAR in terms else _FREE if _FREE in terms else _ZERO
-    if _LINEAR in args:
-        _not_linear(name)
-    return _FREE
-
-
-def _not_linear(name: str) -> NoReturn:
-    raise UnsupportedOpError(
-        f"The backward of {name}, applied in a mod, is not linear in the gradient it receives.",
-        why="its result is a factor that is multiplied with the gradient inside the kernel.",
-        fix="return grad times a factor computed from the saved values.",
-    )
+    if None in args:
+        return None
+    match node:
+        case Apply("neg" | "detach"):
+            return args[0]
+        case Apply("div" | "override_grad") if _LINEAR not in args[1:]:
+            return args[0]
+        case Apply("mul") if args != [_LINEAR, _LINEAR]:
+            return _ZERO if _ZERO in args else _LINEAR if _LINEAR in args else _FREE
+        case Apply("add" | "sub"):
+            terms = args
+        case Apply("where") if args[0] != _LINEAR:
+            terms = args[1:]
+        case _:
+            return None if _LINEAR in args else _FREE
+    if _FREE in terms and _LINEAR in terms:
+        return None
+    return _LINEAR if _LINEAR in terms else _FREE if _FREE in terms else _ZERO
 
 
 _SPECIAL: dict[str, Callable[..., Value]] = {

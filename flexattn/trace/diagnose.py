@@ -102,12 +102,18 @@ def depends_on(code: list[Any], start: int) -> list[str]:
 
 
 def _operands(code: list[Any], position: int) -> Iterator[int]:
+    if code[position] in ("load", "gather"):  # a capture's number, then indices
+        for item in code[position + 2]:
+            if type(item) is int and item >= 0:
+                yield item
+            elif type(item) is tuple and item[0] == "row":
+                yield item[1]
+        return
     for item in code[position + 1 :]:
         if isinstance(item, str):
             return
-        for part in item if isinstance(item, tuple) else (item,):
-            if isinstance(part, int) and not isinstance(part, bool) and part >= 0:
-                yield part
+        if type(item) is int and item >= 0:
+            yield item
 
 
 def why_no_value(code: list[Any], position: int) -> str:
@@ -138,6 +144,7 @@ _BRANCH_FIXES = {
     "chain": "write a chained comparison as (a <= x) & (x < b)",
     "min": "use torch.minimum in place of min",
     "max": "use torch.maximum in place of max",
+    "sorted": "use torch.minimum and torch.maximum in place of sorted",
     "any": "use | between the terms in place of any()",
     "all": "use & between the terms in place of all()",
     "bool": "keep the symbol: comparisons of it are bool already",
@@ -199,7 +206,7 @@ def _tests(node: ast.AST) -> Iterator[tuple[int, str, ast.expr]]:
                 yield 0, "in", node
             elif len(ops) > 1:
                 yield 0, "chain", node
-        case ast.Call(ast.Name(("min" | "max" | "any" | "all" | "bool") as name)):
+        case ast.Call(ast.Name(("min" | "max" | "sorted" | "any" | "all" | "bool") as name)):
             yield 0, name, node
         case ast.If(test) | ast.IfExp(test) | ast.comprehension(_, _, [test, *_]):
             yield 3, "if", test

@@ -18,6 +18,7 @@ from flexattn.trace.operators import OPERATORS, binary, matmul, replace
 from flexattn.trace.rows import ROWS
 from flexattn.trace.symbol import Symbol, find_tape, refuse
 
+METHODS: dict[str, Handler] = {**FUNCTIONS, **FORMULAS, **ROWS}
 _getitem = Tensor.__getitem__
 _SPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch.linalg)
 
@@ -37,8 +38,13 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) ->
         return index_tensor(tape, args[0], args[1])
     handler = HANDLERS.get(func)
     if handler is None:
+        handler = _handler_of_operator(func)
+    if handler is None:
         name = getattr(func, "__name__", str(func))
-        refuse(tape, name if name.startswith("__") else f"torch.{name}", name)
+        known = getattr(torch, name, None) is func or hasattr(F, name)
+        refuse(
+            tape, f"torch.{name}" if known else str(getattr(func, "_qualified_op_name", name)), name
+        )
     if not kwargs:
         kwargs = {}
     try:
@@ -68,11 +74,19 @@ class TracingMode(TorchFunctionMode):
         return dispatch(func, args, kwargs)
 
 
+def _handler_of_operator(func: Any) -> Handler | None:
+    """The handler of ``torch.ops.aten.add``, ``torch.ops.aten.add.Tensor`` and their like."""
+    if isinstance(func, torch._ops.OpOverload):
+        func = func.overloadpacket
+    name = getattr(func, "_qualified_op_name", "")
+    return METHODS.get(name.removeprefix("aten::")) if name.startswith("aten::") else None
+
+
 # What is registered under which function ------------------------------------------------------
 
 
 def _functions() -> Iterator[tuple[Any, Handler]]:
-    for name, handler in {**FUNCTIONS, **FORMULAS, **ROWS}.items():
+    for name, handler in METHODS.items():
         for space in (F,) if name == "embedding" else _SPACES:
             if callable(getattr(space, name, None)):
                 yield getattr(space, name), handler
@@ -119,8 +133,7 @@ def _in_place(name: str, handler: Handler) -> Callable[..., Any]:
 
 
 def _attach() -> None:
-    methods: dict[str, Handler] = {**FUNCTIONS, **FORMULAS, **ROWS}
-    methods |= {"where": _method_where, "matmul": matmul}
+    methods: dict[str, Handler] = {**METHODS, "where": _method_where, "matmul": matmul}
     for name, handler in methods.items():
         if hasattr(Tensor, name) and name not in vars(Symbol):
             setattr(Symbol, name, _method(handler))

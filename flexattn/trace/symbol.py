@@ -38,6 +38,7 @@ _IN_PLACE_NAMES = """
     __iand__ __ior__ __ixor__ __ilshift__ __irshift__
 """
 _IN_PLACE = frozenset(_IN_PLACE_NAMES.split())
+_SAID = {"__setitem__": "tensor[index] = value", "__iadd__": "+=", "__imul__": "*="}
 _HINTS = {
     **dict.fromkeys(("gather", "index_select", "take"), "index the tensor, as in table[h, i]"),
     **dict.fromkeys(("rand", "randn"), "draw a tensor outside the mod and capture it"),
@@ -247,6 +248,7 @@ def refuse(tape: Tape, said: str, name: str) -> NoReturn:
     Args:
         said: How the mod called it, for the message.
     """
+    said = _SAID.get(name, said)
     if name.rstrip("_") in CROSS_POSITION or name in CROSS_POSITION:
         tape.fail(
             CrossPositionError,

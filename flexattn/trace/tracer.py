@@ -6,6 +6,7 @@ what calls are recognised by.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -94,7 +95,9 @@ class Traced:
         self, tape: Tape, lifted: Mapping[int, Input], lines: Mapping[int, str] | None = None
     ) -> Builder:
         kinds = [KIND_OF_STORAGE[tensor.dtype] for tensor in tape.captures]
-        return Builder(tuple(tape), tuple(tape.numbers), kinds, self.compute, lifted, lines)
+        numbers = tuple(tape.numbers)
+        fail = functools.partial(tape.fail, at=diagnose.definition(tape.fn))
+        return Builder(tuple(tape), numbers, kinds, fail, self.compute, lifted, lines)
 
     def _as_result(self, builder: Builder, root: Node) -> Node:
         return root if self.kind == "mask" else builder.convert(root, self.compute)
@@ -174,6 +177,7 @@ def _run(tape: Tape) -> Traced:
 def run_mod(tape: Tape) -> Any:
     """Call the mod; `trace/diagnose.py` takes the frames inside this one for the user's."""
     fn = tape.fn
+    fn = getattr(fn, "_torchdynamo_orig_callable", fn)  # what torch.compile was given
     b, h = Symbol(tape, 1, INT), Symbol(tape, 2, INT)
     q_idx, kv_idx = Symbol(tape, 3, INT), Symbol(tape, 4, INT)
     if tape.mod_kind == "mask":

@@ -122,6 +122,7 @@ OF_FLOAT: dict[str, Fn] = {
     "extremes": lambda x: torch.stack([x, OTHER]).max(0).values + torch.stack([x, OTHER]).amin(),
     "all_any": lambda x: torch.stack([x > 0, x < 1]).all().float() + torch.stack([x, x]).any(),
     "properties": lambda x: x * x.ndim + x.numel() + x.is_floating_point() + len(x.shape) + x.dim(),
+    "aten": lambda x: torch.ops.aten.tanh(x) + torch.ops.aten.add.Tensor(x, 1),
     "unbind": lambda x: torch.stack([x, x * 2]).unbind()[1] + torch.numel(x),
     "isin": lambda x: torch.isin(x, torch.tensor([1.0, 0.5])) * x,
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -309,96 +308,3 @@ def test_mistake(kind: str, fn: Any, error: type[Exception], line: str, fix: str
     with pytest.raises(TypeError):  # nothing stays switched on
         [0][torch.zeros(1)]  # type: ignore[call-overload]
     assert torch._C._len_torch_function_stack() == 0
-
-
-def test_the_message_reads_as_the_style_guide_wants() -> None:
-    with pytest.raises(errors.TracedBranchError) as caught:
-        trace_mod(branches_with_if, "mask")
-    first, at, why, fix = str(caught.value).splitlines()
-    assert first == "mask_mod 'branches_with_if' branches on a traced value with `if`."
-    assert at.startswith("  at   ") and at.endswith(": if q_idx > 0:")
-    assert why == (
-        "  why  the value is computed from q_idx, which stands for all at once, "
-        "so it has no single truth value."
-    )
-    assert fix.startswith("  fix  use torch.where(q_idx > 0, a, b), or compute")
-
-
-def test_not_callable_and_wrong_kind() -> None:
-    with pytest.raises(errors.ModSignatureError, match="mask_mod 'Tensor' cannot be called"):
-        trace_mod(torch.ones(3), "mask")
-    with pytest.raises(errors.ModSignatureError, match="'branches_with_if'"):
-        trace_mod(branches_with_if, "score")
-
-
-def test_names_of_unusual_callables() -> None:
-    class Mod:
-        def __call__(self, b, h, q_idx, kv_idx):
-            return q_idx
-
-    for fn, name in (
-        (Mod(), "Mod"),
-        (functools.partial(returns_a_number), "returns_a_number"),
-        (lambda b, h, q, k: q, "<lambda>"),
-    ):
-        with pytest.raises(errors.ModReturnError, match=f"'{name}' returns an integer"):
-            trace_mod(fn, "mask")
-
-
-def test_exceptions_of_the_mod_itself_pass_unchanged() -> None:
-    class Own(Exception):
-        pass
-
-    def fails(b, h, q_idx, kv_idx):
-        raise Own("mine")
-
-    def type_error_inside(b, h, q_idx, kv_idx):
-        return len(5)  # type: ignore[arg-type]
-
-    def of_torch(b, h, q_idx, kv_idx):
-        return torch.zeros(3) @ torch.zeros(4)
-
-    with pytest.raises(Own, match="mine"):
-        trace_mod(fails, "mask")
-    with pytest.raises(TypeError, match="object of type 'int' has no len"):
-        trace_mod(type_error_inside, "mask")
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        trace_mod(of_torch, "mask")
-    assert torch._C._len_torch_function_stack() == 0
-
-
-def test_capture_on_another_device() -> None:
-    elsewhere = torch.zeros(3, device="meta")
-
-    def reads_elsewhere(score, b, h, q_idx, kv_idx):
-        return score + elsewhere[h]
-
-    with pytest.raises(errors.CaptureDeviceError, match="shape \\(3,\\) on meta") as caught:
-        trace_mod(reads_elsewhere, "score", device=torch.device("cpu"))
-    assert caught.value.at is not None and "return score + elsewhere[h]" in caught.value.at
-    assert caught.value.fix == "move it with .to('cpu') before the call."
-
-
-def test_a_symbol_kept_from_another_call() -> None:
-    kept = []
-
-    def keeps(b, h, q_idx, kv_idx):
-        kept.append(q_idx)
-        return kept[0] >= kv_idx
-
-    trace_mod(keeps, "mask")
-    with pytest.raises(errors.UnsupportedOpError, match="traced value of another call"):
-        trace_mod(keeps, "mask")
-
-
-def test_errors_inside_a_helper_name_the_helpers_line_and_the_mod() -> None:
-    def helper(x):
-        return x if x > 0 else -x
-
-    def outer(b, h, q_idx, kv_idx):
-        return helper(q_idx - kv_idx) < 3
-
-    with pytest.raises(errors.TracedBranchError) as caught:
-        trace_mod(outer, "mask")
-    assert "mask_mod 'outer'" in caught.value.summary
-    assert caught.value.at is not None and "return x if x > 0 else -x" in caught.value.at
