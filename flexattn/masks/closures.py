@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,16 @@ class Container:
     def __hash__(self) -> int:
         return hash(self.parts)
 
+    @classmethod
+    def of(cls, values: Any, parts: Iterable[Any]) -> Container:
+        """``parts`` in the place of the members of ``values``."""
+        return cls(tree_flatten(values, is_leaf=lambda part: part is not values)[1], tuple(parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by the TreeSpec itself: PyTorch warns when one is copied, as torch.export does.
+        places = tree_unflatten(range(len(self.parts)), self.spec)
+        return Container.of, (places, self.parts)
+
 
 @dataclass(frozen=True)
 class Function:
@@ -60,6 +71,15 @@ class Function:
     cells: Any
     defaults: Any
     original: types.FunctionType = field(compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the tensors: they are leaves, and while a graph is traced they hold no values.
+        bare = put_back(self, defaultdict(lambda: None))
+        return _function, (bare, self.cells, self.defaults)
+
+
+def _function(bare: types.FunctionType, cells: Any, defaults: Any) -> Function:
+    return Function(bare.__code__, cells, defaults, bare)
 
 
 @dataclass(frozen=True)
@@ -92,14 +112,14 @@ def take_out(mod: Callable[..., Any]) -> tuple[list[Tensor], Any]:
             arguments = (value.args, value.keywords)
             return Partial(visit(value.func, inside), visit(arguments, inside))
         if isinstance(value, list | tuple | dict):
-            parts, spec = tree_flatten(value, is_leaf=lambda part: part is not value)
-            return Container(spec, tuple(visit(part, inside) for part in parts))
+            parts = tree_flatten(value, is_leaf=lambda part: part is not value)[0]
+            return Container.of(value, (visit(part, inside) for part in parts))
         return Held(value)
 
     return tensors, visit(mod, ())
 
 
-def put_back(rest: Any, tensors: list[Any]) -> Any:
+def put_back(rest: Any, tensors: list[Any] | dict[int, Any]) -> Any:
     """The mod that ``take_out`` came from, with ``tensors`` in place of its own."""
     match rest:
         case Slot(number):
@@ -116,7 +136,7 @@ def put_back(rest: Any, tensors: list[Any]) -> Any:
     return rest.original
 
 
-def _rebuild(rest: Function, tensors: list[Any]) -> types.FunctionType:
+def _rebuild(rest: Function, tensors: list[Any] | dict[int, Any]) -> types.FunctionType:
     old = rest.original
     values = put_back(rest.cells, tensors)
     cells = tuple(
@@ -144,7 +164,8 @@ def _has_slot(rest: Any) -> bool:
     return False
 
 
-_UNSET = object()  # an empty cell: the name is assigned later, or never
+class _UNSET:
+    """Stands for the contents of an empty cell: the name is assigned later, or never."""
 
 
 def _contents(cell: types.CellType) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import pickle
 from typing import Any
 
 from torch.utils._pytree import GetAttrKey, register_pytree_node
@@ -41,10 +43,25 @@ def unflatten(leaves: Any, context: tuple[Any, ...]) -> BlockMask:
     )
 
 
+def dump_context(context: tuple[Any, ...]) -> str:
+    """The context as text, for ``torch.export.save``: code included, as in a pickle."""
+    import cloudpickle
+
+    return base64.b64encode(cloudpickle.dumps(context)).decode()
+
+
+def load_context(text: str) -> tuple[Any, ...]:
+    """The inverse of ``dump_context``; like a pickle, only for programs you trust."""
+    context: tuple[Any, ...] = pickle.loads(base64.b64decode(text))
+    return context
+
+
 register_pytree_node(
     BlockMask,
     flatten,
     unflatten,
     flatten_with_keys_fn=flatten_with_keys,
     serialized_type_name="flexattn.masks.BlockMask",
+    to_dumpable_context=dump_context,
+    from_dumpable_context=load_context,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -81,6 +82,37 @@ def test_saved_and_run_in_another_process(strict, tmp_path):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+class Masked(torch.nn.Module):
+    def forward(self, query, key, value, block_mask):
+        return flex_attention(query, key, value, block_mask=block_mask)
+
+
+def below(limits):
+    return lambda b, h, q_idx, kv_idx: kv_idx < limits[b]
+
+
+@pytest.mark.parametrize(
+    ("strict", "mods"),
+    [
+        (True, (causal, causal)),  # Dynamo cannot make a function anew around another tensor
+        (False, (causal, causal)),
+        (False, (below(torch.tensor([7, 15])), below(torch.tensor([9, 11])))),
+    ],
+)
+def test_block_masks_as_arguments(strict, mods):
+    """Tables and captured tensors of a mask are inputs of the program."""
+    first, second = (create_block_mask(mod, 2, None, 20, 20, "cpu", 8) for mod in mods)
+    inputs = inputs_of(20)
+    exported = torch.export.export(Masked(), (*inputs, first), strict=strict)
+    exported.example_inputs = None  # torch.export.load takes plain tensors alone for these
+    stored = io.BytesIO()
+    torch.export.save(exported, stored)
+    stored.seek(0)
+    module = torch.export.load(stored).module()
+    expected = flex_attention(*inputs, block_mask=second)
+    torch.testing.assert_close(module(*inputs, second), expected)
 
 
 def test_an_exported_program_trains():
