@@ -115,7 +115,7 @@ class PackedText:
         index = start + torch.arange(self.seq_len)
         return Batch(self.tokens[index].long(), self.tokens[index + 1].long(), self.document[index])
 
-    def busiest(self, among: int = 16) -> Tensor:
+    def busiest(self, among: int = 64) -> Tensor:
         """Document numbers [1, S] of the sequence with most documents among the first ones."""
         document = self.batch(0, min(among, self.sequences)).document
         borders = document.diff(dim=1).ne(0).sum(1)

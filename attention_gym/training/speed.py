@@ -30,13 +30,31 @@ class Speed:
 
 
 def compare(
-    model: ByteTransformer, data: PackedText, *, batch: int, cap: float, rounds: int = 3
+    model: ByteTransformer,
+    data: PackedText,
+    *,
+    batch: int,
+    cap: float,
+    rounds: int = 3,
+    seconds: float = 30.0,
 ) -> list[Speed]:
-    """Measure all contenders; the first, unmeasured round builds kernels and warms caches."""
+    """Measure all contenders in turns.
+
+    Args:
+        model: Copied, and left as it is.
+        data: Where batches come from.
+        batch: Sequences in a batch.
+        cap: Soft cap of the contenders that have one.
+        rounds: Measured rounds, after one that builds kernels and warms caches.
+        seconds: Start no further round after so long; one is always measured.
+    """
+    begin = time.perf_counter()
     model = copy.deepcopy(model)
     seconds: dict[Contender, list[float]] = {c: [] for c in CONTENDERS}
     losses: dict[Contender, float] = {}
     for number in range(rounds + 1):
+        if number > 1 and time.perf_counter() - begin > seconds:
+            break
         sample = data.batch(number, batch)
         for contender in CONTENDERS:
             model.zero_grad(set_to_none=True)
