@@ -36,7 +36,7 @@ def compare(
     batch: int,
     cap: float,
     rounds: int = 3,
-    seconds: float = 30.0,
+    budget: float = 30.0,
 ) -> list[Speed]:
     """Measure all contenders in turns.
 
@@ -46,14 +46,14 @@ def compare(
         batch: Sequences in a batch.
         cap: Soft cap of the contenders that have one.
         rounds: Measured rounds, after one that builds kernels and warms caches.
-        seconds: Start no further round after so long; one is always measured.
+        budget: Seconds; start no further round after then; one is always measured.
     """
     begin = time.perf_counter()
     model = copy.deepcopy(model)
     seconds: dict[Contender, list[float]] = {c: [] for c in CONTENDERS}
     losses: dict[Contender, float] = {}
     for number in range(rounds + 1):
-        if number > 1 and time.perf_counter() - begin > seconds:
+        if number > 1 and time.perf_counter() - begin > budget:
             break
         sample = data.batch(number, batch)
         for contender in CONTENDERS:

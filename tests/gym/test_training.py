@@ -21,6 +21,7 @@ from attention_gym.training.data import PackedText
 from attention_gym.training.loop import Settings, Trainer
 from attention_gym.training.model import ByteTransformer, ModelSize
 from attention_gym.training.sample import write
+from attention_gym.training.speed import compare
 
 SMALL = (
     "--seq-len 128 --batch 2 --dim 32 --layers 2 --heads 2 --max-bytes 60000 --rounds 0 --sample 0"
@@ -78,6 +79,17 @@ def test_contenders_compute_the_same_model(source: Path) -> None:
         assert loss == pytest.approx(other, rel=1e-5)
         torch.testing.assert_close(gradient, other_gradient, rtol=1e-4, atol=1e-6)
     assert (found[True][0][1] - found[False][0][1]).abs().max() > 1e-3
+
+
+def test_the_comparison_ends_in_time(source: Path) -> None:
+    torch.manual_seed(0)
+    model = ByteTransformer(ModelSize(dim=32, layers=1, heads=2))
+    data = PackedText(source, 128, seed=0, max_bytes=60_000)
+    start = time.perf_counter()
+    rows = compare(model, data, batch=1, cap=30.0, rounds=10**6, budget=0.5)
+    assert time.perf_counter() - start < 60
+    assert [row.contender for row in rows] == list(CONTENDERS)
+    assert all(row.tokens_per_second > 0 for row in rows)
 
 
 def test_sdpa_refuses_the_cap_it_cannot_compute(source: Path) -> None:
