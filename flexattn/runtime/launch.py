@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import struct
 import threading
@@ -137,17 +138,18 @@ class Kernel:
         except IndexError:
             item = self._block()
         block, address, arrays = item
-        if captures:
-            arrays_tail = [tensor.data_ptr() for tensor in captures]
-            for tensor in captures:
-                arrays_tail += tensor.shape
-            for tensor in captures:
-                arrays_tail += tensor.stride()
-        else:
-            arrays_tail = []
+        values: list[int] = [tensor.data_ptr() for tensor in captures]
+        readable = captures if 0 not in values else _stand_ins(captures, values)
+        for tensor in captures:
+            values += tensor.shape
+        for tensor in readable:
+            values += tensor.stride()
+        if 0 in grads:
+            spare = _zeros_like_largest(captures)  # an empty capture is only given zeros
+            grads = [address or spare.data_ptr() for address in grads]
         threads = 1 if _forked else torch.get_num_threads()
         self._pack(
-            block, 0, *head, *arrays, threads, *arrays_tail, *ints, *floats, 0, 0, 0, 0, *grads,
+            block, 0, *head, *arrays, threads, *values, *ints, *floats, 0, 0, 0, 0, *grads,
             *grad_group_strides,
         )  # fmt: skip
         status = self._call(address)
@@ -175,6 +177,27 @@ class Kernel:
             raise TypeError(f"no such fields of {self.source.spec.arguments}: {sorted(unknown)}")
         head = [fields.get(name, 0) for name in self.fields]
         return self.launch(head, captures, ints, floats, grads, grad_group_strides)
+
+
+def _zeros_like_largest(captures: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Zeros for every index that has one value where its dimension is empty."""
+    sizes = (math.prod(max(1, size) for size in tensor.shape) for tensor in captures)
+    return torch.zeros(max(sizes), dtype=torch.float64)
+
+
+def _stand_ins(captures: Sequence[torch.Tensor], addresses: list[int]) -> list[torch.Tensor]:
+    """What is read for captures: for an empty one, which has no address, a zero at index 0.
+
+    No kept value comes from there, but where a mod does not reach its result it reads index 0.
+    """
+    readable = list(captures)
+    for place, tensor in enumerate(captures):
+        if not addresses[place]:
+            readable[place] = torch.zeros(
+                [max(1, size) for size in tensor.shape], dtype=tensor.dtype
+            )
+            addresses[place] = readable[place].data_ptr()
+    return readable
 
 
 _forked = False

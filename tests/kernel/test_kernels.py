@@ -174,3 +174,19 @@ def test_offsets_beyond_32_bits_are_reached():
     q, k, v = inputs()
     wanted, _ = attention(in_f64(program), q.double(), k.double(), v.double(), [table])
     close(forward(program, q, k, v, [table])[0], wanted, 2e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (N, 0), (0, 0)])
+def test_an_empty_capture_is_never_read(shape):
+    """Each index is used only where it is inside, that is nowhere."""
+    size = Input("size0_0", I64), Input("size0_1", I64)
+    inside = Apply("and", (Apply("lt", (K, size[0]), BOOL), Apply("lt", (H, size[1]), BOOL)), BOOL)
+    bias = Apply("where", (inside, Load(0, (K, H), F32), Const(0.0, F32)), F32)
+    program = Program(add(S, bias), None, (CaptureType("f32", 2),))
+    q, k, v = inputs()
+    out, lse, fault = forward(program, q, k, v, [torch.zeros(shape)])
+    wanted, _ = attention(Program(None, None), q.double(), k.double(), v.double(), [])
+    assert fault is None
+    close(out, wanted, 2e-6)
+    grads = backward(program, (q, k, v, out, lse, torch.ones(out.shape)), [torch.zeros(shape)], [0])
+    assert grads["0"].shape == shape and bool(grads["q"].isfinite().all())
