@@ -12,7 +12,6 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import codegen_templates
@@ -165,13 +164,17 @@ def kernel_source(
 @functools.cache
 def _generator_digest() -> str:
     # Everything that has a say in a kernel's text, so that no edit leaves stale kernels behind.
-    digest = hashlib.sha256()
+    # (os functions: pathlib would take half the time of loading a kernel.)
+    digest = hashlib.sha256(_read(template.__file__) + _read(__file__))
     for package in (ir, passes, lowering, codegen_templates):
-        folder = Path(next(iter(package.__path__)))
-        for path in sorted(folder.rglob("*.*")):
-            if path.suffix in (".py", ".h", ".cpp"):
-                digest.update(path.relative_to(folder).as_posix().encode())
-                digest.update(path.read_bytes())
-    for path in (Path(template.__file__), Path(__file__)):
-        digest.update(path.read_bytes())
+        top = next(iter(package.__path__))
+        for folder, _, names in sorted(os.walk(top)):
+            for name in sorted(names):
+                if name.endswith((".py", ".h", ".cpp")):
+                    digest.update(name.encode() + b"\0" + _read(os.path.join(folder, name)))
     return digest.hexdigest()
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
