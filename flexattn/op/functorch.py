@@ -84,8 +84,8 @@ def _fold(tensor: Tensor, dim: Dim, samples: int, batch: int) -> Tensor:
     return tensor.expand(-1, batch, *tensor.shape[2:]).flatten(0, 1)
 
 
-def _unfold(tensor: Tensor, samples: int) -> Tensor:
-    return tensor.unflatten(0, (samples, -1)) if samples else tensor.unflatten(0, (0, 1))
+def _unfold(tensor: Tensor, samples: int, batch: int) -> Tensor:
+    return tensor.unflatten(0, (samples, batch))
 
 
 class _Folded:
@@ -138,18 +138,18 @@ def _forward_rule(
         *(query, key, value, folded.captures, folded.tables, folded.program),
         *(folded.ints, floats, scale, options),
     )
-    return _unfold_stats(out, lse, max_scores, samples)
+    return _unfold_stats(out, lse, max_scores, samples, batch)
 
 
 def _unfold_stats(
-    out: Tensor, lse: Tensor, max_scores: Tensor, samples: int
+    out: Tensor, lse: Tensor, max_scores: Tensor, samples: int, batch: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Dim, Dim, Dim]]:
     # What was not asked for is empty and one-dimensional, for all samples alike.
     lse_dim, max_dim = (0 if stat.ndim == 3 else None for stat in (lse, max_scores))
     return (
-        _unfold(out, samples),
-        lse if lse_dim is None else _unfold(lse, samples),
-        max_scores if max_dim is None else _unfold(max_scores, samples),
+        _unfold(out, samples, batch),
+        lse if lse_dim is None else _unfold(lse, samples, batch),
+        max_scores if max_dim is None else _unfold(max_scores, samples, batch),
     ), (0, lse_dim, max_dim)
 
 
@@ -212,10 +212,10 @@ def _backward_rule(
         *(rows[0], key, value, *rows[1:], grad_lse, folded.captures, folded.tables),
         *(folded.program, grads, folded.ints, floats, scale, options),
     )
-    grad_key, grad_value = _unfold(grad_key, samples), _unfold(grad_value, samples)
+    grad_key, grad_value = _unfold(grad_key, samples, batch), _unfold(grad_value, samples, batch)
     if shared:
         grad_key, grad_value = grad_key.sum(1, keepdim=True), grad_value.sum(1, keepdim=True)
-    result = (_unfold(grad_query, samples), grad_key, grad_value, list(grad_captures))
+    result = (_unfold(grad_query, samples, batch), grad_key, grad_value, list(grad_captures))
     return result, (0, 0, 0, [0] * len(grad_captures))
 
 
@@ -232,7 +232,7 @@ def _blocks_rule(
     samples = info.batch_size
     folded = _Folded(samples, batch, (captures, dims[0]), ((), ()), program, ints)
     tables = blocks_op(folded.captures, folded.program, folded.ints, floats, samples * batch, *rest)
-    return [_unfold(table, samples) for table in tables], [0] * len(tables)
+    return [_unfold(table, samples, batch) for table in tables], [0] * len(tables)
 
 
 for _name, _rule in (

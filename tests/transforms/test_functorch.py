@@ -80,6 +80,16 @@ def test_vmap_where_query_is_key_is_value(case):
     assert_same(*per_sample)
 
 
+def test_no_samples(case):
+    nothing, bias = torch.randn(0, *case.query.shape), case.bias.detach()
+
+    def itself(x):
+        return case.fused(x, x, x, bias)
+
+    assert vmap(itself)(nothing).shape == nothing.shape
+    assert vmap(grad(loss(itself)))(nothing).shape == nothing.shape
+
+
 def test_nested_vmap(case):
     query, key, _, bias = mapped(case, (0, 0, None, 0))
     value = torch.randn(2, N, *case.value.shape)
