@@ -176,7 +176,7 @@ def test_gradients_of_captures(dtype: torch.dtype) -> None:
     check_grads(got, grads[:3])
     for ours, theirs in zip(sums, grads[3:], strict=True):
         error = (ours.sum(0).double() - theirs).abs().max()
-        assert error <= (1e-12 if dtype == torch.float64 else 2e-2 if f != dtype else 1e-5)
+        assert error <= (1e-12 if dtype == torch.float64 else 6e-2 if f != dtype else 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
