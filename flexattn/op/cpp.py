@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from flexattn.op.request import (
     as_gradient,
     empty_gradient,
 )
+
+_Layout: TypeAlias = tuple[tuple[tuple[int, ...], ...], tuple[int, int, int]]
 
 PLAN_LIMIT = 1024  # prepared launches kept per program
 
@@ -153,22 +156,28 @@ def _innermost_dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _table_layout(
-    tables: Sequence[Tensor], block: tuple[int, int]
-) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int, int]]:
+def _table_layout(tables: Sequence[Tensor], block: tuple[int, int]) -> _Layout:
     """The numbers that follow each table's address in ``BlockTables``, and its last three."""
+    return _layout_of(tuple((table.shape, table.stride()) for table in tables), block)
+
+
+@lru_cache(maxsize=1024)
+def _layout_of(
+    tables: tuple[tuple[Sequence[int], tuple[int, ...]], ...], block: tuple[int, int]
+) -> _Layout:
+    nothing = (0,) * 3, (0,) * 5
     if not tables:
-        return ((0,) * 3, (0,) * 5, (0,) * 3, (0,) * 5), (0, 1, 1)
-    layout = []
-    for at, table in enumerate(tables):
-        strides = tuple(
+        return nothing * 2, (0, 1, 1)
+    layout: list[tuple[int, ...]] = []
+    for at, (shape, strides) in enumerate(tables):
+        shared = tuple(
             0 if size == 1 and dim < 2 else stride
-            for dim, (size, stride) in enumerate(zip(table.shape, table.stride(), strict=True))
+            for dim, (size, stride) in enumerate(zip(shape, strides, strict=True))
         )
-        layout.append(strides if at % 2 == 0 else (*strides, table.shape[-1]))
+        layout.append(shared if at % 2 == 0 else (*shared, shape[-1]))
     if len(tables) == 2:
-        layout += [(0,) * 3, (0,) * 5]
-    return tuple(layout), (tables[0].shape[2], *block)
+        layout += nothing
+    return tuple(layout), (tables[0][0][2], *block)
 
 
 def _with_addresses(

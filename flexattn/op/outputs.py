@@ -57,13 +57,16 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
 
     They are the tensor's own where it is dense and does not overlap itself, else contiguous ones.
     """
-    strides = tensor.stride()
-    order = sorted(range(tensor.ndim), key=lambda dim: strides[dim])
+    return gradient_strides(tensor.shape, tensor.stride())
+
+
+def gradient_strides(shape: Sequence[int], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """``dense_strides`` of a tensor of ``shape`` and ``strides``; they may be symbolic."""
     step = 1
-    for dim in order:
-        if tensor.shape[dim] == 1:
+    for dim in sorted(range(len(shape)), key=lambda dim: strides[dim]):
+        if shape[dim] == 1:
             continue
         if strides[dim] != step:
-            return torch.empty(tensor.shape, device="meta").stride()
-        step *= tensor.shape[dim]
+            return torch.empty(shape, device="meta").stride()
+        step *= shape[dim]
     return strides

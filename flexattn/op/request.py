@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from flexattn.op.outputs import dense_strides
+from flexattn.op.outputs import gradient_strides
 from flexattn.op.programs import Bound
 
 COMPUTE = {"f32": torch.float32, "f64": torch.float64}
@@ -88,16 +88,22 @@ class Saved:
     captures: tuple[int, ...]
 
 
+_strides = lru_cache(maxsize=1024)(gradient_strides)
+
+
 def empty_gradient(tensor: Tensor) -> Tensor:
     """Uninitialised memory for the gradient of ``tensor``: its dtype, and strides as autograd's."""
     return torch.empty_strided(
-        tensor.shape, dense_strides(tensor), dtype=tensor.dtype, device=tensor.device
+        tensor.shape,
+        _strides(tensor.shape, tensor.stride()),
+        dtype=tensor.dtype,
+        device=tensor.device,
     )
 
 
 def as_gradient(grad: Tensor, tensor: Tensor) -> Tensor:
     """``grad`` in the dtype and layout that autograd expects for ``tensor``."""
-    strides = dense_strides(tensor)
+    strides = _strides(tensor.shape, tensor.stride())
     if grad.dtype == tensor.dtype and grad.stride() == strides:
         return grad
     return empty_gradient(tensor).copy_(grad)

@@ -42,7 +42,7 @@ class RandomMods:
         generator = torch.Generator().manual_seed(seed)
 
         def randn(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(dtype)
+            return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
 
         return {
             "per_head": randn(heads),
@@ -51,7 +51,7 @@ class RandomMods:
             "by_batch": randn(batch, TABLE),
             "gate": randn(),
             "ids": torch.randint(0, 5, (TABLE,), generator=generator, dtype=torch.int32),
-            "flags": torch.rand(TABLE, generator=generator) < 0.7,
+            "flags": torch.randint(0, 10, (TABLE,), generator=generator) < 7,
         }
 
     def make(self, captures: dict[str, Tensor]) -> tuple[Any, Any]:
