@@ -15,12 +15,11 @@ def t5_bias(table: Tensor, bucket: Tensor, bidirectional: bool = True) -> ScoreM
 
     def score_mod(score, b, h, q_idx, kv_idx):
         if bidirectional:
-            distance = torch.abs(kv_idx - q_idx)
-            side = torch.where(kv_idx > q_idx, half, 0)
+            far = torch.abs(kv_idx - q_idx).clamp(max=farthest)
+            row = bucket[far] + torch.where(kv_idx > q_idx, half, 0)
         else:
-            distance = (q_idx - kv_idx).clamp(min=0)
-            side = 0
-        return score + table[side + bucket[distance.clamp(max=farthest)], h]
+            row = bucket[(q_idx - kv_idx).clamp(0, farthest)]
+        return score + table[row, h]
 
     return score_mod
 

@@ -52,9 +52,9 @@ class ByteTransformer(nn.Module):
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
         self.norm = nn.LayerNorm(size.dim, bias=False)
         self.apply(self._initialise)
-        for layer in self.layers:
-            for linear in (layer.project, layer.narrow):
-                nn.init.normal_(linear.weight, std=0.02 / (2 * size.layers) ** 0.5)
+        for name, weight in self.named_parameters():
+            if name.endswith(("project.weight", "narrow.weight")):
+                nn.init.normal_(weight, std=0.02 / (2 * size.layers) ** 0.5)
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
