@@ -54,26 +54,36 @@ def test_threads() -> None:
     assert len(results) == 48 and all(results)
 
 
-def _in_child(results: multiprocessing.SimpleQueue) -> None:
-    results.put(_attend(3, table_grad=False))
+def _in_child(results: multiprocessing.SimpleQueue, q: torch.Tensor, want: list[torch.Tensor]):
+    # Nothing large by torch itself here: its own OpenMP loops hang in a forked child.
+    leaf = q.clone().requires_grad_()
+    found = [flex_attention(leaf, leaf, leaf, lambda s, b, h, q, k: s + 0.25 * k)]
+    found += torch.autograd.grad(found[0].sum(), leaf)
+    results.put(
+        [bool(((a - b).abs() < 1e-4).all()) for a, b in zip(found, want, strict=True)],
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_child_computes_rather_than_hangs() -> None:
     q = torch.randn(1, 4, 300, 16)
+    leaf = q.clone().requires_grad_()
+    want = [torch_sdpa(leaf, leaf, leaf, attn_mask=0.25 * torch.arange(300.0).expand(300, 300))]
+    want += torch.autograd.grad(want[0].sum(), leaf)
+    want[0] = want[0].detach()
     flex_attention(q, q, q)  # the parent's threads exist now
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = context.Process(target=_in_child, args=(results,))
+        child = context.Process(target=_in_child, args=(results, q, want))
         child.start()
     child.join(60)
     alive = child.is_alive()
     if alive:
         child.kill()
     assert not alive and child.exitcode == 0
-    assert results.get()
+    assert results.get() == [True, True]
 
 
 class _Attention(Dataset):
