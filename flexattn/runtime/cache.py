@@ -29,11 +29,6 @@ from typing import Any
 from flexattn import knobs
 from flexattn.errors import CacheDirectoryError
 
-try:
-    import fcntl
-except ImportError:  # no POSIX locks: two processes may both build, and the first to end wins
-    fcntl = None  # type: ignore[assignment]
-
 LIBRARY, SOURCE, PROGRAM, META = "kernel.so", "kernel.cpp", "ir.txt", "meta.json"
 _LOCK_WAIT_S = 120.0
 _STALE_S = 3600.0
@@ -123,16 +118,18 @@ def locked(key: str) -> Iterator[None]:
     path = root / "locks" / key
     with _writing(root):
         path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _acquire(path)
+    import filelock  # asyncio comes with it; a cached kernel needs neither
+
+    # Threads share no lock object, so each acquisition has its own file descriptor.
+    lock = filelock.FileLock(path, timeout=_LOCK_WAIT_S)
+    with contextlib.suppress(filelock.Timeout, NotImplementedError, OSError):
+        lock.acquire(poll_interval=0.01)
     try:
         yield
     finally:
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            # Unlocked by hand: a child forked meanwhile shares the descriptor and would hold on.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            path.unlink()  # whoever waits on it finds the entry published
+        lock.release()
 
 
 def failed_source(key: str) -> Path:
@@ -197,33 +194,6 @@ def _move_away(folder: Path) -> None:
         pass
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _acquire(path: Path) -> int | None:
-    if fcntl is None:
-        return None
-    give_up = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder deletes the file: a lock on a deleted one excludes nobody.
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return descriptor
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                os.close(descriptor)
-                return None
-            time.sleep(0.01)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)
 
 
 def _sweep(building: Path) -> None:
