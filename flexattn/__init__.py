@@ -1,5 +1,17 @@
 """FlexAttention for the CPU: a Python score_mod and mask_mod become one fused C++ kernel."""
 
+# ruff: noqa: E402
+from __future__ import annotations
+
+import gc
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# The collector would run in the midst of these imports and walk all of torch's objects, which
+# takes longer than the imports themselves.
+_collecting = gc.isenabled()
+gc.disable()
+
 from flexattn import errors
 from flexattn.masks.block_mask import BlockMask
 from flexattn.masks.mods import and_masks, noop_mask, not_mask, or_masks
@@ -7,10 +19,15 @@ from flexattn.op.attention import flex_attention
 from flexattn.op.create import create_block_mask, create_mask
 from flexattn.op.options import FlexKernelOptions
 from flexattn.op.outputs import AuxOutput, AuxRequest
-from flexattn.reports.compile_only import compile_only, lower
-from flexattn.reports.explain import explain
-from flexattn.reports.verify import verify
 from flexattn.runtime.counters import CacheInfo, cache_info, clear_cache
+
+if _collecting:
+    gc.enable()
+
+if TYPE_CHECKING:
+    from flexattn.reports.compile_only import compile_only, lower
+    from flexattn.reports.explain import explain
+    from flexattn.reports.verify import verify
 
 __version__ = "0.1.0"
 
@@ -36,3 +53,16 @@ __all__ = [
     "or_masks",
     "verify",
 ]
+
+_WHEN_USED = {
+    "compile_only": "flexattn.reports.compile_only",
+    "explain": "flexattn.reports.explain",
+    "lower": "flexattn.reports.compile_only",
+    "verify": "flexattn.reports.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHEN_USED[name]), name)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from flexattn.errors import BlockMaskError
 from flexattn.masks import resize, validate
@@ -20,6 +19,9 @@ from flexattn.masks.picture import draw
 from flexattn.masks.selection import parse
 from flexattn.masks.slicing import cut
 from flexattn.masks.tables import Pair, to_classes, widen
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 
 class BlockMask(MaskFields):
@@ -161,6 +163,8 @@ class BlockMask(MaskFields):
 
     def to_torch(self) -> TorchBlockMask:
         """The same mask as PyTorch's class."""
+        from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
+
         partial, full = widen(self._partial, self._cols), self._full
         full_counts, full_indices = (None, None) if full is None else widen(full, self._cols)
         return TorchBlockMask.from_kv_blocks(

@@ -7,6 +7,7 @@ identity or version: both can stay the same while the values change.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -16,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from flexattn.errors import BlockMaskError
 from flexattn.masks.block_mask import BlockMask
@@ -38,7 +38,7 @@ class _Kept:
 
 _lock = threading.Lock()
 _kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-_converted: WeakKeyDictionary[TorchBlockMask, tuple[Any, BlockMask]] = WeakKeyDictionary()
+_converted: WeakKeyDictionary[Any, tuple[Any, BlockMask]] = WeakKeyDictionary()
 
 
 def mask_for(mask_mod: Callable[..., Any], query: Tensor, key: Tensor) -> BlockMask:
@@ -74,7 +74,8 @@ def converted(mask: Any) -> BlockMask:
     """``mask`` as ours: itself, or PyTorch's converted once."""
     if isinstance(mask, BlockMask):
         return mask
-    if not isinstance(mask, TorchBlockMask):
+    peer = sys.modules.get("torch.nn.attention.flex_attention")  # who has a mask has imported it
+    if peer is None or not isinstance(mask, peer.BlockMask):
         raise BlockMaskError(
             f"block_mask is of type {type(mask).__name__}.",
             why="it says which blocks to visit: a BlockMask of flexattn or PyTorch.",
