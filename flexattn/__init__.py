@@ -54,7 +54,8 @@ __all__ = [
     "verify",
 ]
 
-_WHEN_USED = {
+# Reports are for people at work on a mod; a training job need not import them.
+_REPORTS = {
     "compile_only": "flexattn.reports.compile_only",
     "explain": "flexattn.reports.explain",
     "lower": "flexattn.reports.compile_only",
@@ -63,6 +64,6 @@ _WHEN_USED = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHEN_USED:
+    if name not in _REPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_WHEN_USED[name]), name)
+    return globals().setdefault(name, getattr(import_module(_REPORTS[name]), name))
