@@ -69,16 +69,19 @@ static void lay_out(Work& w, Arena& arena) {
   arena.take(w.b_v, operand_bytes(a.Dv));
 }
 
+// Whether hooks see scores; if none does, products come out in base 2 at once.
+constexpr bool NATURAL = HAS_SCORE_MOD || HAS_CAPTURE_GRADS;
+
 // One vector of pairs: S, dP -> P, scale * dS.
 FLEX_INLINE void pair_row(Work& w, const Site& s, GradTile& g, const StripMask& mask, i64 i, i64 c, i64 j, VF& p, VF& ds) {
   VF raw = load_lanes<VF>(w.b_s + j * BM + i), score = raw;
-  if (HAS_SCORE_MOD) score = score_mod(s, i, j, raw) * LOG2E;
+  if (NATURAL) score = score_mod(s, i, j, raw) * LOG2E;
   if (mask.needed) score = select(mask.keep[j][c], score, splat<VF>(-INF));
   VF lse = load_lanes<VF>(w.b_lse + i);
   p = select(to_mask(lse != INF), exp2_weight(score - lse), VF{});
   VM none = to_mask(p == 0);  // no weight: nothing flows, whatever the derivatives are
   ds = select(none, VF{}, p * (load_lanes<VF>(w.b_dp + j * BM + i) - load_lanes<VF>(w.b_delta + i)));
-  if (HAS_SCORE_MOD || HAS_CAPTURE_GRADS) ds = select(none, VF{}, score_grad(s, i, j, raw, ds, g));
+  if (NATURAL) ds = select(none, VF{}, score_grad(s, i, j, raw, ds, g));
   ds = ds * F(w.a.scale);
 }
 
@@ -109,7 +112,7 @@ struct Keys {
 // Queries i .. i + vectors * W of the tile, up to dQ.
 static void strip_grads(Work& w, const Site& s, GradTile& g, const StripMask& mask, i64 i, i64 vectors, const Keys& t) {
   const BackwardArgs& a = w.a;
-  F scale = F(HAS_SCORE_MOD || HAS_CAPTURE_GRADS ? a.scale : a.scale * LOG2E);
+  F scale = F(NATURAL ? a.scale : a.scale * LOG2E);
   i64 lo = mask.lo, n = mask.hi - lo, lanes = vectors * W;
   gemm({t.k.p + lo * t.k.m, t.k.m, t.k.k, w.b_q + i, BM, w.b_s + lo * BM + i, BM, n, depth(a.D), lanes, false, nullptr, scale});
   gemm({t.v.p + lo * t.v.m, t.v.m, t.v.k, w.b_do + i, BM, w.b_dp + lo * BM + i, BM, n, depth(a.Dv), lanes, false, nullptr, F(1)});

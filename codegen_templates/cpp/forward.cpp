@@ -32,15 +32,18 @@ struct Work {
   alignas(64) F b_max[BM], b_sum[BM], b_alpha[BM];  // base-2 maxima; sums of weights
 };
 
+// Whether hooks see scores; if none does, products come out in base 2 at once.
+constexpr bool NATURAL = HAS_SCORE_MOD || HAS_FAULT;
+
 // S -> modified, masked scores in base 2; the running maxima of one vector of queries.
 static VF modify(const Site& s, FaultSink& faults, const StripMask& mask, i64 i, i64 c, i64 n_q, F* b_s, VF m) {
   for (i64 j = mask.lo; j < mask.hi; j++) {
     F* p = b_s + j * STRIP;
     VF score = load_lanes<VF>(p);
     if (HAS_FAULT) faults.check(s, i, j, n_q, score, mask.needed ? mask.keep[j][c] : splat<VM>(-1));
-    if (HAS_SCORE_MOD) score = score_mod(s, i, j, score) * LOG2E;
+    if (NATURAL) score = score_mod(s, i, j, score) * LOG2E;
     if (mask.needed) score = select(mask.keep[j][c], score, splat<VF>(-INF));
-    if (HAS_SCORE_MOD || mask.needed) store_lanes(p, score);
+    if (NATURAL || mask.needed) store_lanes(p, score);
     m = max_lanes(score, m);
   }
   return m;
@@ -71,7 +74,7 @@ static void attend_strip(Shared& shared, Work& w, const Site& s, const StripMask
                          Operand k, Operand v) {
   const ForwardArgs& a = shared.a;
   alignas(64) F b_s[BN * STRIP];  // [BN][STRIP]
-  F scale = F(HAS_SCORE_MOD || HAS_FAULT ? a.scale : a.scale * LOG2E);
+  F scale = F(NATURAL ? a.scale : a.scale * LOG2E);
   i64 lo = mask.lo, n = mask.hi - lo;
   gemm({k.p + lo * k.m, k.m, k.k, w.b_q + i, BM, b_s + lo * STRIP, STRIP, n, depth(a.D), vectors * W, false, nullptr, scale});
   for (i64 c = 0; c < vectors; c++) {

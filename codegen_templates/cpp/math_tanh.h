@@ -13,17 +13,35 @@ FLEX_INLINE VF m_tanh(VF x) {
   return x;
 }
 #else
-// |x| < 0.625: x + x^3 P(x^2), Cephes' tanhf; beyond: 1 - 2 / (e^2|x| + 1) with the sign of x.
+// e / (e + 2) with e = e^2x - 1 = 2^n (2^r - 1) + (2^n - 1), 2x = (n + r) ln 2: small x keep their
+// relative accuracy without a branch. 2^r - 1 by a polynomial of least maximal relative error
+// (1e-8) on |r| <= 1/2.
 FLEX_INLINE VF m_tanh(VF x) {
-  VF magnitude = m_abs(x), square = x * x;
-  VF y = square * -5.70498872745e-3f + 2.06390887954e-2f;
-  y = y * square + -5.37397155531e-2f;
-  y = y * square + 1.33314422036e-1f;
-  y = y * square + -3.33332819422e-1f;
-  VF small = y * square * x + x;
-  VF large = 1 - 2 / (m_exp(magnitude + magnitude) + 1);
-  VM sign = (VM)x & splat<VM>(int(0x80000000));
-  return select(to_mask(magnitude < 0.625f), small, (VF)((VM)large | sign));
+  VF t = x * (2 * LOG2E);
+  t = select(to_mask(t > 30), splat<VF>(30.f), t);  // tanh is 1 there; NaN passes
+#if FLEX_ISA >= 2
+  VF r;
+  asm("vreduceps $8, %1, %0" : "=v"(r) : "v"(t));  // t - nearest integer; 0 for -inf
+  VF n = t - r;
+#else
+  t = max_lanes(splat<VF>(-40.f), t);
+  VF n = near_integer(t), r = t - n;
+#endif
+  VF y = r * 1.540351275e-4f + 1.339073548e-3f;
+  y = y * r + 9.618237494e-3f;
+  y = y * r + 5.550357434e-2f;
+  y = y * r + 2.402264979e-1f;
+  y = y * r + 6.931471879e-1f;
+  VF power = scale_by_power(splat<VF>(1.f), n), e = y * r * power + (power - 1), d = e + 2;
+#if FLEX_ISA >= 2
+  VF inverse;  // to 2^-14, then Newton's step, then what the quotient still lacks; 1 <= d < 2^31
+  asm("vrcp14ps %1, %0" : "=v"(inverse) : "v"(d));
+  inverse = inverse * (2 - d * inverse);
+  VF quotient = e * inverse;
+  return quotient + (e - quotient * d) * inverse;
+#else
+  return e / d;
+#endif
 }
 #endif
 

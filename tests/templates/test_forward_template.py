@@ -164,8 +164,9 @@ def test_the_first_fault_is_reported(threads: int) -> None:
     library = build("forward", FAULTY, dtype=torch.float32, isa=BEST)
     q, k, v = random_inputs((2, 2, 2, 2, 200, 300, 8, 8), torch.float32)
     fault = torch.full((4,), -1)
-    *_, status = forward(library, q, k, v, fault=fault, threads=threads)
+    *got, status = forward(library, q, k, v, fault=fault, threads=threads)
     assert status == 1
+    check_forward((*got, 0), attention(q, k, v, mask=triangle(200, 300)), v)
     assert fault.tolist() == [0, 0, 3, 2]
     fault.fill_(-1)
     *_, status = forward(library, q[:, :, :3], k, v, fault=fault, threads=threads)
