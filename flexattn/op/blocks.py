@@ -115,7 +115,8 @@ def evaluator(bound: Bound, shape: Shape, device: torch.device) -> Evaluate:
     def kept(*grid: Tensor) -> Tensor:
         keep = value(guarded.root, grid)
         if guarded.fault is not None:
-            bad = value(guarded.fault, grid) & keep
+            # A mask that cannot be read decides nothing, whatever its safe reading says.
+            bad = value(guarded.fault, grid)
             if bool(bad.any()):
                 raise fault_error(_as_call(bound, shape), _position(bad, grid))
         return keep

@@ -207,6 +207,12 @@ def test_division_by_zero(backend: str) -> None:
         create_block_mask(lambda b, h, q, kv: q % divisors[kv] >= 0, 1, 1, 3, 3, backend=backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_division_by_zero_that_would_read_as_false(backend: str) -> None:
+    with pytest.raises(DivisionByZeroError):
+        create_block_mask(lambda b, h, q, kv: q % 0 == 1, 1, 1, 3, 3, backend=backend)
+
+
 def test_a_score_mod_is_refused() -> None:
     with pytest.raises(ModSignatureError, match=r"(?s)'soft'.*score.*flex_attention"):
 
