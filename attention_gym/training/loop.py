@@ -40,7 +40,7 @@ class Settings:
     seq_len: int = 2048
     batch: int = 2
     cap: float = 30.0
-    rate: float = 4e-3
+    rate: float = 1.5e-3
     seed: int = 0
     max_bytes: int = 8_000_000
     source: Path = field(default_factory=standard_library)
@@ -146,14 +146,15 @@ class Trainer:
         checkpoint.save(self.folder, state)
 
     @torch.no_grad()
-    def held_out_loss(self, batches: int = 4) -> float:
+    def held_out_loss(self, sequences: int = 16) -> float:
         """Mean loss over sequences of documents that were never trained on."""
         data, total = self._text(held_out=True), 0.0
-        for number in range(batches):
-            batch = data.batch(number, self.settings.batch)
+        sequences = min(sequences, data.sequences)
+        for number in range(sequences):
+            batch = data.batch(number, 1)
             attend = flex(batch.document, self.settings.cap)
             total += self.model.loss(batch.tokens, batch.targets, attend).item()
-        return total / batches
+        return total / sequences
 
     def _text(self, *, held_out: bool) -> PackedText:
         s = self.settings
