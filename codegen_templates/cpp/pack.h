@@ -10,25 +10,34 @@ FLEX_INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 FLEX_INLINE i64 round_up(i64 x, i64 step) { return (x + step - 1) / step * step; }
 constexpr i64 depth(i64 k) { return (k + Mac::DEPTH - 1) / Mac::DEPTH; }  // steps for k elements
 
-// A W x W block in place; log2(W) rounds of a perfect shuffle of rows r and r + W/2.
-static void transpose(VF (&x)[W]) {
+// One round of a perfect shuffle: rows r and r + W/2 interleaved into rows 2r and 2r + 1.
+FLEX_INLINE void shuffle_rows(const VF (&x)[W], VF (&y)[W]) {
 #if defined(__clang__)
-  VF y[W];
   for (int r = 0; r < W; r++)
-    for (int l = 0; l < W; l++) y[l][r] = x[r][l];
-  for (int r = 0; r < W; r++) x[r] = y[r];
+    for (int l = 0; l < W; l++) y[r][l] = x[r / 2 + l % 2 * (W / 2)][l / 2 + r % 2 * (W / 2)];
 #else
   VM low, high;
   for (int l = 0; l < W; l++) low[l] = l / 2 + l % 2 * W, high[l] = low[l] + W / 2;
-  VF y[W];
-  for (int round = 1; round < W; round *= 2) {
-    for (int r = 0; r < W / 2; r++) {
-      y[2 * r] = __builtin_shuffle(x[r], x[r + W / 2], low);
-      y[2 * r + 1] = __builtin_shuffle(x[r], x[r + W / 2], high);
-    }
-    for (int r = 0; r < W; r++) x[r] = y[r];
+#pragma GCC unroll 8
+  for (int r = 0; r < W / 2; r++) {
+    y[2 * r] = __builtin_shuffle(x[r], x[r + W / 2], low);
+    y[2 * r + 1] = __builtin_shuffle(x[r], x[r + W / 2], high);
   }
 #endif
+}
+
+// A W x W block in place, by log2(W) rounds; all rows stay in registers.
+static __attribute__((noinline)) void transpose(VF (&block)[W]) {
+  VF x[W], y[W];
+#pragma GCC unroll 16
+  for (int r = 0; r < W; r++) x[r] = block[r];
+  shuffle_rows(x, y);
+  if (W > 2) shuffle_rows(y, x);
+  if (W > 4) shuffle_rows(x, y);
+  if (W > 8) shuffle_rows(y, x);
+  constexpr bool IN_Y = W == 2 || W == 8;
+#pragma GCC unroll 16
+  for (int r = 0; r < W; r++) block[r] = IN_Y ? y[r] : x[r];
 }
 
 // One packed element of row `p`, column step d: an F, or two neighbouring bf16 as the bits of one.
