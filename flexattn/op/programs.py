@@ -22,6 +22,7 @@ from torch import Tensor
 from flexattn.ir.nodes import I64, Apply, Input, Load, Node, rewrite, walk
 from flexattn.ir.printer import parse_program, print_program
 from flexattn.ir.program import CaptureType, Program
+from flexattn.runtime import counters
 from flexattn.trace import Traced
 
 Number: TypeAlias = bool | int | float
@@ -135,6 +136,7 @@ _LIFTED = object()
 
 def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
     """The program of a call and the values that go with it."""
+    counters.add("traces", (score is not None) + (mask is not None))
     numbers, captures, links = merge(score, mask)
     key = (score and score.structure, mask and mask.structure, links, compute)
     family = _families.get(key)
@@ -159,6 +161,7 @@ def variant_of_text(text: str) -> Variant:
     return Variant(parse_program(text))
 
 
+@counters.on_clear
 def clear_programs() -> None:
     """Forget every family, program and loaded kernel of this process."""
     with _lock:

@@ -11,13 +11,11 @@ import torch
 
 import flexattn
 from flexattn import create_block_mask, flex_attention
-from flexattn.op.programs import clear_programs
 
 
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXATTN_CACHE_DIR", str(tmp_path))
-    clear_programs()
     flexattn.clear_cache()
 
 
@@ -80,8 +78,17 @@ def test_values_that_leave_the_range_of_proofs_add_one_kernel() -> None:
 def test_cached_kernels_are_found_again_on_disk() -> None:
     q, k, v = (torch.randn(1, 2, 20, 8) for _ in range(3))
     flex_attention(q, k, v, lambda s, b, h, q, k: s * 0.3 + q)
-    clear_programs()
     flexattn.clear_cache()
     flex_attention(q, k, v, lambda s, b, h, q, k: s * 0.3 + q)
     info = flexattn.cache_info()
     assert (info.kernels_built, info.disk_hits, info.compiler_runs) == (0, 1, 0)
+
+
+def test_every_trace_is_counted() -> None:
+    q, k, v = (torch.randn(1, 2, 20, 8) for _ in range(3))
+    flex_attention(q, k, v)
+    assert flexattn.cache_info().traces == 0
+    for _ in range(3):
+        flex_attention(q, k, v, lambda s, b, h, q, k: s * 0.5)
+    assert flexattn.cache_info().traces == 3
+    assert flexattn.cache_info().kernels_built == 2
