@@ -1,16 +1,9 @@
 """FlexAttention for the CPU: a Python score_mod and mask_mod become one fused C++ kernel."""
 
-# ruff: noqa: E402
 from __future__ import annotations
 
-import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-# The collector would run in the midst of these imports and walk all of torch's objects, which
-# takes longer than the imports themselves.
-_collecting = gc.isenabled()
-gc.disable()
 
 from flexattn import errors
 from flexattn.masks.block_mask import BlockMask
@@ -20,9 +13,6 @@ from flexattn.op.create import create_block_mask, create_mask
 from flexattn.op.options import FlexKernelOptions
 from flexattn.op.outputs import AuxOutput, AuxRequest
 from flexattn.runtime.counters import CacheInfo, cache_info, clear_cache
-
-if _collecting:
-    gc.enable()
 
 if TYPE_CHECKING:
     from flexattn.reports.compile_only import compile_only, lower

@@ -46,7 +46,7 @@ class TracedBranchError(FlexAttentionError, TypeError):
 
 
 class TracedValueError(FlexAttentionError, TypeError):
-    """A mod asked for the Python value of a symbol: ``.item()``, ``int()``, ``len()``, iteration."""
+    """A mod asked for a symbol's Python value: ``.item()``, ``int()``, ``len()``, iteration."""
 
 
 class CrossPositionError(FlexAttentionError, TypeError):

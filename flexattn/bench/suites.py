@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from flexattn.bench.startup import memory, startup
 from flexattn.bench.timing import Timing, alternate
 from flexattn.op.attention import flex_attention
 from flexattn.op.create import create_block_mask
@@ -160,4 +161,6 @@ SUITES = {
     "cpu-backward": (cpu_backward, len(SHAPES)),
     "latency": (latency, 1),
     "masks": (masks, 3),
+    "startup": (startup, 2),
+    "memory": (memory, 1),
 }

@@ -127,7 +127,7 @@ OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 
 
 def result_dtype(op: str, args: tuple[DType, ...], compute: DType) -> DType:
-    """The dtype that ``op`` gives for argument dtypes ``args`` in a mod computing in ``compute``."""
+    """The dtype that ``op`` gives for ``args`` (dtypes) in a mod computing in ``compute``."""
     match OPS[op].gives:
         case "bool":
             return BOOL

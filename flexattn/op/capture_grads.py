@@ -67,7 +67,7 @@ def cut_work(
         sizes: Elements of each place's buffer.
         width: Bytes per element of the compute dtype.
     """
-    batch, kv_batch, kv_heads, rows, keys, dim, value_dim = shape
+    _, kv_batch, kv_heads, rows, keys, dim, value_dim = shape
     heads = max(1, kv_batch * kv_heads)
     tiles = -(-rows // TILE)
     chunks = max(1, min(tiles, -(-ITEMS // heads)))

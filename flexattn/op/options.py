@@ -110,7 +110,7 @@ _BY_OTHER_ARGUMENTS = {
 
 
 def check_kernel_options(options: Mapping[str, Any] | None) -> None:
-    """Raise ``KernelOptionError`` for a key that PyTorch does not have or a value it cannot take."""
+    """Raise ``KernelOptionError`` for a key PyTorch does not have or a value it cannot take."""
     if not options:
         return
     if not isinstance(options, Mapping):

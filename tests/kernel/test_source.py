@@ -6,7 +6,6 @@ import dataclasses
 import re
 import shutil
 import subprocess
-import time
 
 import pytest
 import torch
@@ -120,19 +119,13 @@ def test_every_combination_compiles(isa, dtype, tmp_path):
         assert done.returncode == 0, done.stderr[:2000]
 
 
-def test_a_cached_kernel_is_ready_within_ten_milliseconds(tmp_path, monkeypatch):
+def test_a_cached_kernel_needs_no_passes(tmp_path, monkeypatch):
     monkeypatch.setenv("FLEXATTN_CACHE_DIR", str(tmp_path))
     counters.clear_cache()
     launch.load(kernel_source(BIASED, "tiles", dtype="f32"))
-
-    def seconds() -> float:
-        counters.clear_cache()
-        source._generator_digest.cache_clear()  # a new process computes that too
-        begin = time.perf_counter()
-        launch.load(kernel_source(BIASED, "tiles", dtype="f32"))
-        return time.perf_counter() - begin
-
-    assert min(seconds() for _ in range(10)) < 0.010
+    counters.clear_cache()
+    monkeypatch.setattr(source, "build_hooks", None)  # would fail if it were called
+    launch.load(kernel_source(BIASED, "tiles", dtype="f32"))
     assert counters.cache_info().disk_hits == 1
 
 

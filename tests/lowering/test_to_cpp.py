@@ -117,7 +117,8 @@ def captures_of_all_kinds() -> list[torch.Tensor]:
         torch.randn(M, N).to(torch.bfloat16), torch.randn(N, M).t().to(torch.bfloat16),
         torch.randn(N, M).to(torch.float16).t(), torch.randn(N, M).double().t(),
         ints[0, 0].to(torch.int32), ints[0].to(torch.int8), ints.abs().to(torch.uint8), ints,
-        ints.to(torch.int16)[1, 2].t().contiguous().t(), ints[0, 1].to(torch.int32).t().contiguous().t(),
+        ints.to(torch.int16)[1, 2].t().contiguous().t(),
+        ints[0, 1].to(torch.int32).t().contiguous().t(),
         torch.rand(M, N) < 0.5, torch.tensor(2.5), torch.tensor(7), torch.randn(M + N),
     ]  # fmt: skip
 

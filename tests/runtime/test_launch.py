@@ -163,20 +163,6 @@ def test_kernels_use_the_openmp_runtime_of_torch(cache_dir, source):
     assert runtimes() == before
 
 
-def test_packing_costs_a_few_microseconds(cache_dir, source):
-    kernel = launch.load(source())
-    out = torch.zeros(11, dtype=torch.int64)
-    head = [out.data_ptr(), *[0] * (len(kernel.fields) - 1)]
-
-    def per_launch() -> float:
-        begin = time.perf_counter()
-        for _ in range(1000):
-            kernel.launch(head, (INTS, TABLE), (41,), (2.5,))
-        return (time.perf_counter() - begin) / 1000
-
-    assert min(per_launch() for _ in range(10)) < 5e-6
-
-
 def test_dump_writes_what_a_reader_wants(cache_dir, source, tmp_path, monkeypatch):
     monkeypatch.setenv("FLEXATTN_DUMP", str(tmp_path / "dump"))
     launch.load(source())
