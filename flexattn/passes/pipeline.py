@@ -14,6 +14,7 @@ from flexattn.ir.sites import Proof, find_sites
 from flexattn.passes.differentiate import gradients, score_loads
 from flexattn.passes.guard import guard
 from flexattn.passes.narrow import NARROW, narrow
+from flexattn.passes.reciprocal import multiply_by_inverses
 from flexattn.passes.sharpen import sharpen
 from flexattn.passes.simplify import simplify, without_marks
 from flexattn.passes.split import Hoisted, split, variation
@@ -91,6 +92,10 @@ def _erase_marks(state: State) -> State:
     return state.map(without_marks)
 
 
+def _invert(state: State) -> State:
+    return state.map(multiply_by_inverses)
+
+
 def _narrow(state: State) -> State:
     if state.wide:
         return state
@@ -144,6 +149,7 @@ PASSES = (
     Pass("simplify", _simplify, "guards and user code leave work that needs no doing"),
     Pass("differentiate", _differentiate, "training needs the gradient of what is now computed"),
     Pass("erase marks", _erase_marks, "detach and override_grad have done their work"),
+    Pass("invert", _invert, "a division takes as long as a dozen multiplications"),
     Pass("sharpen", _sharpen, "indices are never negative: half of each guard, and divisions"),
     Pass("narrow", _narrow, "vectors hold twice as many 32-bit indices"),
     Pass("drop identities", _drop_identities, "a hook that changes nothing is not called"),
