@@ -26,7 +26,7 @@ EXAMPLES = (
     "train\ntrain --steps 1000 --out out/long\ntrain --steps 2000 --out out/long --resume\n"
     "train --demo --out out/demo"
 )
-DEMO = {"steps": 300, "batch": 1, "minutes": 1.2}
+DEMO = {"steps": 300, "batch": 1, "minutes": 1.0}
 PRINT_EVERY = 20  # steps between lines where there is no terminal for a progress bar
 
 

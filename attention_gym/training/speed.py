@@ -36,7 +36,7 @@ def compare(
     batch: int,
     cap: float,
     rounds: int = 3,
-    budget: float = 30.0,
+    budget: float = 15.0,
 ) -> list[Speed]:
     """Measure all contenders in turns.
 
