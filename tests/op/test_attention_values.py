@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import flex_attention as peer
 from dense_attention import assert_close_enough, dense_attention, gradients
 from torch import Tensor
+from torch.nn.attention import flex_attention as torch_flex
 
 from flexattn import AuxRequest, create_block_mask, flex_attention
 
@@ -311,14 +311,16 @@ def test_output_has_the_querys_stride_order(
     q = memory.permute(*(order.index(dim) for dim in range(3)), 3)
     k, v = torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 7)
     out = flex_attention(q, k, v, backend=backend)
-    monkeypatch.setattr(peer, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    assert out.stride() == peer.flex_attention(q, k, v).stride()
+    monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    assert out.stride() == torch_flex.flex_attention(q, k, v).stride()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_torch_block_mask(backend: str) -> None:
     q, k, v = (torch.randn(1, 2, 200, 8) for _ in range(3))
-    mask = peer.create_block_mask(lambda b, h, q, k: q >= k, None, None, 200, 200, device="cpu")
+    mask = torch_flex.create_block_mask(
+        lambda b, h, q, k: q >= k, None, None, 200, 200, device="cpu"
+    )
     found = flex_attention(q, k, v, block_mask=mask, backend=backend)
     want = dense_attention(q, k, v, None, lambda b, h, q, k: q >= k)[0]
     torch.testing.assert_close(found, want)
@@ -357,7 +359,7 @@ def test_what_is_returned(grad: bool, backend: str) -> None:
     assert torch.equal(aux.lse, lse) and aux.max_scores is None
     aux = run(return_aux=AuxRequest(max_scores=True))[1]
     assert aux.lse is None and torch.allclose(aux.max_scores, (q @ k.mT / 2).amax(-1))
-    request = torch.nn.attention.flex_attention.AuxRequest(lse=True, max_scores=True)
+    request = torch_flex.AuxRequest(lse=True, max_scores=True)
     aux = run(return_aux=request)[1]
     assert aux.lse is not None and aux.max_scores is not None
 
