@@ -23,7 +23,7 @@ from flexattn.runtime.counters import clear_cache
 
 EXAMPLES = """examples:
   python -m flexattn info
-  python -m flexattn explain attention_gym.recipes.alibi:example --kernel forward
+  python -m flexattn explain flexattn:noop_mask --kernel forward
   python -m flexattn compile mymodule:my_mod --direction backward --dtype bfloat16 --json
   python -m flexattn cache --clear
   python -m flexattn bench cpu-forward --json --plot forward.svg

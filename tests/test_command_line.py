@@ -30,7 +30,8 @@ def test_explain(capsys):
     assert json.loads(said.out)["name"] == "noop_mask"
 
 
-def test_compile_and_cache(capsys):
+def test_compile_and_cache(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLEXATTN_CACHE_DIR", str(tmp_path / "cache"))
     code, said = run(capsys, "compile", "flexattn:noop_mask", "--json")
     assert code == 0
     key = json.loads(said.out)["key"]
