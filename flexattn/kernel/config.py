@@ -7,6 +7,10 @@ from flexattn.kernel.isa import Isa
 # Name of the storage dtype of q, k, v → FLEX_INPUT of the templates.
 INPUTS: dict[str, int] = {"f32": 0, "bf16": 1, "f16": 2, "f64": 3}
 
+# BM queries and BN keys of a tile at most (`codegen_templates/cpp/simd.h`); blocks of a mask that
+# are smaller, or end earlier, cut it shorter.
+TILE = (64, 128)
+
 # -O2: -O1 loses a third of the speed and -O3 gains nothing. -fwrapv: integer arithmetic wraps
 # as PyTorch's does. No -ffast-math: NaN, -inf and the order of sums mean something here.
 # -nostartfiles: a kernel has nothing to construct, and linking takes half as long.

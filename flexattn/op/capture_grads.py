@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexattn.kernel import config
+
 WORKSPACE_BYTES = 32 << 20  # for all extra copies together
 ITEMS = 32  # aim at so many work items: enough to balance the threads of a large machine
-TILE = 64  # queries per tile, BM of the templates
 MAX_GROUPS = 64
 
 
@@ -69,7 +70,7 @@ def cut_work(
     """
     _, kv_batch, kv_heads, rows, keys, dim, value_dim = shape
     heads = max(1, kv_batch * kv_heads)
-    tiles = -(-rows // TILE)
+    tiles = -(-rows // config.TILE[0])
     chunks = max(1, min(tiles, -(-ITEMS // heads)))
     # Each chunk beyond the first keeps its own dK and dV until they are added up.
     per_chunk = heads * keys * (dim + value_dim) * width

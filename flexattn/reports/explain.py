@@ -13,6 +13,7 @@ from flexattn.ir.hooks import Hooks
 from flexattn.ir.nodes import Input, Node, walk
 from flexattn.ir.printer import print_graph
 from flexattn.ir.sites import Site, find_sites
+from flexattn.kernel import config
 from flexattn.kernel.source import KernelSource, kernel_source
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
@@ -182,7 +183,8 @@ def _place(site: Site) -> str:
 def _tiles(source: KernelSource) -> str:
     return "\n".join(
         [
-            f"instruction set: {source.isa.name}",
+            f"tile: at most {config.TILE[0]} queries x {config.TILE[1]} keys",
+            f"instruction set: {source.isa.name}, vectors of {source.isa.vector_bytes} bytes",
             f"compiler: g++ {' '.join(source.flags)}",
             f"cache key: {source.key}",
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import codegen_templates
+from flexattn.kernel.config import TILE
 from flexattn.kernel.spec import DOUBLES, MODS, SPECS
 
 pytestmark = pytest.mark.null
@@ -31,6 +32,12 @@ def struct_fields(name: str) -> list[tuple[str, str]]:
         else:
             fields += [(kind, field) for field in names]
     return fields
+
+
+def test_tiles_are_those_of_the_templates():
+    text = (Path(codegen_templates.__file__).parent / "cpp" / "simd.h").read_text()
+    found = [int(re.search(rf"constexpr int {name} = (\d+);", text)[1]) for name in ("BM", "BN")]
+    assert tuple(found) == TILE
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
