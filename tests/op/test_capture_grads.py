@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexattn.op.capture_grads import TILE, WORKSPACE_BYTES, Buffers, Place, cut_work, places_of
+from flexattn.kernel import config
+from flexattn.op.capture_grads import WORKSPACE_BYTES, Buffers, Place, cut_work, places_of
 
 pytestmark = pytest.mark.null
 
@@ -38,7 +39,7 @@ def test_cut(shape, places, numels, shared_batch) -> None:
     kv_batch = 1 if shared_batch else batch
     sizes = tuple(numels[place.capture] for place in places)
     cut = cut_work((batch, kv_batch, heads, rows, keys, dim, value_dim), places, sizes, 4)
-    assert 1 <= cut.chunks <= max(1, -(-rows // TILE))
+    assert 1 <= cut.chunks <= max(1, -(-rows // config.TILE[0]))
     if not places:
         assert cut.groups == 0
         return
