@@ -2,7 +2,7 @@
 //
 // An item is one head of keys (and a share of its queries); a thread walks the item's tiles of
 // queries, and for each the tiles of keys that the block table names. Scores are computed again,
-// transposed as in forward.cpp: S^T = K Q^T, P^T = 2^(S^T - lse), dP^T = V dO^T,
+// transposed as in forward.cpp: S^T = K Q^T, P^T = e^(S^T - lse), dP^T = V dO^T,
 // dS^T = P^T (dP^T - delta) with delta = rowsum(dO * O) - dlse, through the derivative of
 // score_mod; then dQ^T += K^T dS^T, dK += dS Q, dV += P dO.
 // Notation: p_ pointer, b_ block of values, m_ mask; shapes at line ends.
@@ -38,7 +38,7 @@ struct Work {
   F* b_ds;               // dS^T as A of dK and B of dQ: b_dp, or pairs along keys  [depth(BN)][BM]
   void *b_k, *b_k2, *b_v;  // converted tiles
   bool touched[BM / STRIP];  // whether b_dq holds anything for the strip
-  alignas(64) F b_lse[BM], b_delta[BM];  // lse in base 2, +inf where no weight can be
+  alignas(64) F b_lse[BM], b_delta[BM];  // lse, but +inf where no weight can be
 };
 
 // Hands out consecutive aligned pieces; with a null base it only counts.
@@ -69,19 +69,17 @@ static void lay_out(Work& w, Arena& arena) {
   arena.take(w.b_v, operand_bytes(a.Dv));
 }
 
-// Whether hooks see scores; if none does, products come out in base 2 at once.
-constexpr bool NATURAL = HAS_SCORE_MOD || HAS_CAPTURE_GRADS;
-
 // One vector of pairs: S, dP -> P, scale * dS.
 FLEX_INLINE void pair_row(Work& w, const Site& s, GradTile& g, const StripMask& mask, i64 i, i64 c, i64 j, VF& p, VF& ds) {
   VF raw = load_lanes<VF>(w.b_s + j * BM + i), score = raw;
-  if (NATURAL) score = score_mod(s, i, j, raw) * LOG2E;
+  if (HAS_SCORE_MOD) score = rounded(score_mod(s, i, j, raw));  // as the forward stored it
   if (mask.needed) score = select(mask.keep[j][c], score, splat<VF>(-INF));
   VF lse = load_lanes<VF>(w.b_lse + i);
-  p = select(to_mask(lse != INF), exp2_weight(score - lse), VF{});
+  VF weight = exp2_weight((score - lse) * LOG2E);
+  p = select(to_mask(lse != INF), weight, VF{});
   VM none = to_mask(p == 0);  // no weight: nothing flows, whatever the derivatives are
   ds = select(none, VF{}, p * (load_lanes<VF>(w.b_dp + j * BM + i) - load_lanes<VF>(w.b_delta + i)));
-  if (NATURAL) ds = select(none, VF{}, score_grad(s, i, j, raw, ds, g));
+  if (HAS_SCORE_MOD || HAS_CAPTURE_GRADS) ds = select(none, VF{}, score_grad(s, i, j, raw, ds, g));
   ds = ds * F(w.a.scale);
 }
 
@@ -112,9 +110,8 @@ struct Keys {
 // Queries i .. i + vectors * W of the tile, up to dQ.
 static void strip_grads(Work& w, const Site& s, GradTile& g, const StripMask& mask, i64 i, i64 vectors, const Keys& t) {
   const BackwardArgs& a = w.a;
-  F scale = F(NATURAL ? a.scale : a.scale * LOG2E);
   i64 lo = mask.lo, n = mask.hi - lo, lanes = vectors * W;
-  gemm({t.k.p + lo * t.k.m, t.k.m, t.k.k, w.b_q + i, BM, w.b_s + lo * BM + i, BM, n, depth(a.D), lanes, false, nullptr, scale});
+  gemm({t.k.p + lo * t.k.m, t.k.m, t.k.k, w.b_q + i, BM, w.b_s + lo * BM + i, BM, n, depth(a.D), lanes, false, nullptr, F(a.scale)});
   gemm({t.v.p + lo * t.v.m, t.v.m, t.v.k, w.b_do + i, BM, w.b_dp + lo * BM + i, BM, n, depth(a.Dv), lanes, false, nullptr, F(1)});
   for (i64 c = 0; c < vectors; c++) pair_rows(w, s, g, mask, i + c * W, c);
   if (!a.dq) return;
@@ -154,7 +151,7 @@ static void load_tile(Work& w, i64 b, i64 h, i64 q0, i64 n_q) {
     w.b_lse[i] = INF, w.b_delta[i] = 0;
     if (i >= n_q) continue;
     F lse = ((const F*)a.lse)[at + i];
-    if (lse != -INF) w.b_lse[i] = lse * LOG2E;
+    if (lse != -INF) w.b_lse[i] = lse;
     VF sum = {};
     F delta = a.dlse ? -((const F*)a.dlse)[at + i] : F(0);
     i64 d = 0;

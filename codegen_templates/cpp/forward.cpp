@@ -1,4 +1,4 @@
-// Forward attention: out, lse and row maxima, in one pass over the keys (online softmax, base 2).
+// Forward attention: out, lse and row maxima, in one pass over the keys (online softmax).
 //
 // A thread takes a tile of queries of one head, packs Q^T once, and walks the tiles of keys that
 // the block table names. Scores are held transposed, S^T [keys][queries], a strip of two vectors
@@ -29,39 +29,40 @@ struct Work {
   void* b_k;    // converted tile of K  [BN][D]
   void* b_v;    // converted tile of V  [BN][Dv]
   bool touched[BM / STRIP];  // whether b_out holds anything for the strip
-  alignas(64) F b_max[BM], b_sum[BM], b_alpha[BM];  // base-2 maxima; sums of weights
+  alignas(64) F b_max[BM], b_sum[BM], b_alpha[BM];  // maxima; sums of weights
 };
 
-// Whether hooks see scores; if none does, products come out in base 2 at once.
-constexpr bool NATURAL = HAS_SCORE_MOD || HAS_FAULT;
+// Scores stay natural up to their difference from the maximum: only that can be brought to base 2
+// without rounding a large score once more, or overflowing a lowest one.
+FLEX_INLINE VF weight(VF difference) { return exp2_weight(difference * LOG2E); }
 
-// S -> modified, masked scores in base 2; the running maxima of one vector of queries.
+// S -> modified, masked scores; the running maxima of one vector of queries.
 static VF modify(const Site& s, FaultSink& faults, const StripMask& mask, i64 i, i64 c, i64 n_q, F* b_s, VF m) {
   for (i64 j = mask.lo; j < mask.hi; j++) {
     F* p = b_s + j * STRIP;
     VF score = load_lanes<VF>(p);
     if (HAS_FAULT) faults.check(s, i, j, n_q, score, mask.needed ? mask.keep[j][c] : splat<VM>(-1));
-    if (NATURAL) score = score_mod(s, i, j, score) * LOG2E;
+    if (HAS_SCORE_MOD) score = score_mod(s, i, j, score);
     if (mask.needed) score = select(mask.keep[j][c], score, splat<VF>(-INF));
-    if (NATURAL || mask.needed) store_lanes(p, score);
+    if (HAS_SCORE_MOD || mask.needed) store_lanes(p, score);
     m = max_lanes(score, m);
   }
   return m;
 }
 
-// S -> P = 2^(S - m) in place, or as pairs of bf16 rows in place of their first row; the sum.
+// S -> P = e^(S - m) in place, or as pairs of bf16 rows in place of their first row; the sum.
 static VF weigh(i64 lo, i64 hi, F* b_s, VF m) {
   VF sum = {};
 #if FLEX_PAIRS
   for (i64 j = lo; j < hi; j += 2) {
-    VF p0 = exp2_weight(load_lanes<VF>(b_s + j * STRIP) - m), p1 = {};
-    if (j + 1 < hi) p1 = exp2_weight(load_lanes<VF>(b_s + (j + 1) * STRIP) - m);
+    VF p0 = weight(load_lanes<VF>(b_s + j * STRIP) - m), p1 = {};
+    if (j + 1 < hi) p1 = weight(load_lanes<VF>(b_s + (j + 1) * STRIP) - m);
     sum += p0 + p1;
     store_lanes(b_s + j * STRIP, pair_lanes(p0, p1));
   }
 #else
   for (i64 j = lo; j < hi; j++) {
-    VF p = exp2_weight(load_lanes<VF>(b_s + j * STRIP) - m);
+    VF p = weight(load_lanes<VF>(b_s + j * STRIP) - m);
     sum += p;
     store_lanes(b_s + j * STRIP, p);
   }
@@ -74,15 +75,14 @@ static void attend_strip(Shared& shared, Work& w, const Site& s, const StripMask
                          Operand k, Operand v) {
   const ForwardArgs& a = shared.a;
   alignas(64) F b_s[BN * STRIP];  // [BN][STRIP]
-  F scale = F(NATURAL ? a.scale : a.scale * LOG2E);
   i64 lo = mask.lo, n = mask.hi - lo;
-  gemm({k.p + lo * k.m, k.m, k.k, w.b_q + i, BM, b_s + lo * STRIP, STRIP, n, depth(a.D), vectors * W, false, nullptr, scale});
+  gemm({k.p + lo * k.m, k.m, k.k, w.b_q + i, BM, b_s + lo * STRIP, STRIP, n, depth(a.D), vectors * W, false, nullptr, F(a.scale)});
   for (i64 c = 0; c < vectors; c++) {
     i64 lane = i + c * W;
     VF m_old = load_lanes<VF>(w.b_max + lane);
     VF m = modify(s, shared.faults, mask, lane, c, n_q, b_s + c * W, m_old);
     VF m_safe = select(to_mask(m == -INF), VF{}, m);  // -inf - -inf would be NaN
-    VF alpha = exp2_weight(m_old - m_safe);
+    VF alpha = weight(m_old - m_safe);
     VF sum = weigh(lo, mask.hi, b_s + c * W, m_safe);
     store_lanes(w.b_sum + lane, load_lanes<VF>(w.b_sum + lane) * alpha + sum);
     store_lanes(w.b_alpha + lane, alpha);
@@ -106,7 +106,7 @@ static void write_tile(const ForwardArgs& a, Work& w, i64 b, i64 h, i64 q0, i64 
   unpack_transposed(w.b_out, factor, n_q, a.Dv, (T*)a.out + b * a.o_b + h * a.o_h + q0 * a.o_m, a.o_m);
   i64 at = (b * a.Hq + h) * a.M + q0;
   for (i64 i = 0; i < n_q; i++) {
-    F m = w.b_max[i] * LN2, sum = w.b_sum[i];
+    F m = w.b_max[i], sum = w.b_sum[i];
     if (a.lse) ((F*)a.lse)[at + i] = m + (sizeof(F) == 8 ? F(__builtin_log(sum)) : __builtin_logf(sum));
     if (a.max) ((F*)a.max)[at + i] = sum != sum && m != INF ? sum : m;
   }

@@ -115,6 +115,18 @@ FLEX_INLINE bool any(VM mask) { return lane_bits(mask) != 0; }
 FLEX_INLINE bool all(VM mask) { return lane_bits(mask) == (1u << W) - 1; }
 FLEX_INLINE VM first_lanes(i64 n) { return to_mask(lane_index<VM>() < splat<VM>(n)); }
 
+// x itself, but with its last product rounded before a sum takes it: no multiply-add across this.
+FLEX_INLINE VF rounded(VF x) {
+#if FLEX_ISA >= 1
+  asm("" : "+v"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#elif !defined(__x86_64__)  // which has no multiply-add without AVX2
+  asm("" : "+m"(x));
+#endif
+  return x;
+}
+
 // The larger, or b where either is NaN.
 FLEX_INLINE VF max_lanes(VF a, VF b) {
 #if FLEX_ISA >= 1
