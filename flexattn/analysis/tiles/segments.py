@@ -1,0 +1,73 @@
+"""Tiles cut where a sub-expression jumps, so that each piece is simple: row ends, documents."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flexattn.analysis.tiles.facts import Facts
+from flexattn.analysis.tiles.frame import Axis, Frame
+from flexattn.analysis.tiles.prover import Prover
+from flexattn.analysis.tiles.truth import Truth
+from flexattn.analysis.tiles.values import Array
+from flexattn.ir.nodes import Node
+
+MOST = 9
+"""Pieces of one interval; one with more is not cut at all."""
+
+_RECTANGLES = 1 << 20
+
+
+def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
+    """The truth of ``node`` on the listed tiles from that on their pieces; None if too many."""
+    assert frame.tiles is not None
+    b, h, row, col = frame.tiles
+    q, first_q, n_q = _cut(frame.q, facts.used[0], row)
+    kv, first_kv, n_kv = _cut(frame.kv, facts.used[1], col)
+    n = n_q[row] * n_kv[col]
+    total = int(n.sum())
+    if total > _RECTANGLES or total == len(row):
+        return None
+    tile = np.repeat(np.arange(len(row)), n)
+    starts = np.cumsum(n) - n
+    place = np.arange(total) - starts[tile]
+    wide = n_kv[col][tile]
+    pieces = first_q[row][tile] + place // wide, first_kv[col][tile] + place % wide
+    inner = Frame(q, kv, (b[tile], h[tile], *pieces))
+    truth = Prover(facts, inner).truth(node, True)
+    return Truth(
+        *(np.logical_or.reduceat(np.broadcast_to(side, (total,)), starts) for side in truth)
+    )
+
+
+def _cut(axis: Axis, values: list[Array], used: Array) -> tuple[Axis, Array, Array]:
+    """A finer axis, and for each interval its first piece and their number."""
+    jumps = np.zeros(int(axis.edges[-1]) + 1, bool)
+    for value in values:
+        _mark(value, jumps)
+    inner = np.zeros(len(jumps), bool)
+    wanted = np.zeros(len(axis), bool)
+    wanted[used] = True
+    inner[axis.starts] = True
+    jumps &= ~inner
+    counts = np.add.reduceat(jumps[:-1], axis.starts, dtype=np.int64)
+    cut = wanted & (counts < MOST)
+    inner[:-1] |= jumps[:-1] & cut[axis.owner()]
+    first = np.flatnonzero(inner[:-1])
+    pieces = np.where(cut, counts, 0) + 1
+    return Axis(np.append(first, axis.edges[-1])), np.cumsum(pieces) - pieces, pieces
+
+
+def _mark(value: Array, jumps: Array) -> None:
+    """Mark where a new piece of ``value`` [B, H, positions] starts: it is linear on each."""
+    if value.shape[-1] < 6 or value.dtype.kind == "f":
+        return
+    steps = np.diff(value.astype(np.int8) if value.dtype == bool else value, axis=-1)
+    same = steps[..., 1:] == steps[..., :-1]
+    run = same[..., 2:] & same[..., 1:-1] & same[..., :-2]  # four equal steps
+    smooth = np.zeros(steps.shape, bool)
+    for shift in range(4):
+        smooth[..., shift : shift + run.shape[-1]] |= run
+    jumps[1:-1] |= ~smooth.all((0, 1))
+    # Where one slope meets another, the corner belongs to the second.
+    bends = ~same & smooth[..., 1:] & smooth[..., :-1]
+    jumps[1:-2] |= bends.any((0, 1))

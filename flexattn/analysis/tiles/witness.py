@@ -1,0 +1,32 @@
+"""Single pairs of a tile, evaluated: a kept one and a dropped one prove it partial."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flexattn.analysis.tiles.facts import Facts
+from flexattn.analysis.tiles.frame import Frame
+from flexattn.analysis.tiles.values import Array
+from flexattn.ir.nodes import Node
+
+# As parts of 64 of a tile's extent: the corners and the centre, then points spread evenly.
+CORNERS = np.array([(0, 0), (0, 63), (63, 0), (63, 63), (32, 31)])
+SPREAD = np.array([((29 * i + 7) % 64, i) for i in range(64)])
+
+_BATCH = 1 << 18
+
+
+def witnesses(node: Node, facts: Facts, frame: Frame, points: Array) -> tuple[Array, Array]:
+    """Whether a kept pair and whether a dropped pair is among ``points`` of each listed tile."""
+    assert frame.tiles is not None
+    count = len(frame.tiles[0])
+    kept, dropped = np.zeros(count, bool), np.zeros(count, bool)
+    step = max(1, _BATCH // len(points))
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        b, h, row, col = (index[part, None] for index in frame.tiles)
+        q = frame.q.starts[row] + (frame.q.sizes[row] - 1) * points[:, 0] // 63
+        kv = frame.kv.starts[col] + (frame.kv.sizes[col] - 1) * points[:, 1] // 63
+        found = facts.at(node, b % len(facts.b), h % len(facts.h), q, kv)
+        kept[part], dropped[part] = found.any(-1), ~found.all(-1)
+    return kept, dropped
