@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import copy
-import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flexattn.errors import BlockMaskError
-from flexattn.masks import resize, validate
+from flexattn.masks import algebra, pairs, resize, storage, validate
 from flexattn.masks.closures import put_back, take_out
-from flexattn.masks.fields import DEFAULT_BLOCK, MaskFields
+from flexattn.masks.fields import DEFAULT_BLOCK
 from flexattn.masks.mods import MaskMod, noop_mask
 from flexattn.masks.pickling import dump_mod, load_mod
-from flexattn.masks.picture import draw
 from flexattn.masks.selection import parse
 from flexattn.masks.slicing import cut
-from flexattn.masks.tables import Pair, to_classes, widen
+from flexattn.masks.tables import widen
+from flexattn.masks.views import MaskViews
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 
-class BlockMask(MaskFields):
+class BlockMask(MaskViews):
     """A block-sparse attention mask with PyTorch's fields.
 
     A pair (q, kv) is attended to when its block is in the full list, or is in the partial
@@ -100,32 +100,124 @@ class BlockMask(MaskFields):
     # Other masks of this one ------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> BlockMask:
-        """The mask of some batches, heads and blocks of queries.
+        """The mask of some batches, heads, blocks of queries and blocks of keys.
 
         Each index is an int (kept as a dimension of 1, as in PyTorch), a slice, or integers in
         a list or tensor; several lists select every combination. ``seq_lengths`` and
         ``mask_mod`` are those of the part: query 0 of the result is its first query.
+        PyTorch has no fourth index; ``...`` stands for what three indices lack.
 
         Raises:
-            BlockMaskIndexError: An index is out of range, or there are more than three.
+            BlockMaskIndexError: An index is out of range, or there are more than four.
         """
-        sizes = (*self.kv_num_blocks.shape[:2], self.kv_num_blocks.shape[2])
-        partial, full, mod, q_len = cut(
+        batch, heads, rows = self.kv_num_blocks.shape
+        partial, full, mod, lengths = cut(
             self._partial,
             self._full,
-            parse(index, sizes),
-            cols=self._cols,
-            q_len=self.seq_lengths[0],
-            block=self.BLOCK_SIZE[0],
+            parse(index, (batch, heads, rows, self._cols)),
+            lengths=self.seq_lengths,
+            block=self.BLOCK_SIZE,
             mask_mod=self.mask_mod,
         )
-        return self._with(partial, full, mask_mod=mod, seq_lengths=(q_len, self.seq_lengths[1]))
+        return self._with(partial, full, mask_mod=mod, seq_lengths=lengths)
 
     def _adjust(self, new_q_len: int, new_kv_len: int) -> BlockMask:
         """This mask with other lengths: cropped to the upper left, or grown by its mask_mod."""
         new = validate.lengths((new_q_len, new_kv_len))
         partial, full = resize.resize(self, new)
         return self._with(partial, full, seq_lengths=new)
+
+    def extend_kv(self, new_kv_len: int) -> BlockMask:
+        """This mask with keys up to ``new_kv_len``, as a cache grows while decoding.
+
+        ``mask_mod`` is asked about the new columns of blocks alone, and about the last one if
+        it was not filled.
+        """
+        q_len, kv_len = self.seq_lengths
+        new = validate.lengths((q_len, new_kv_len))
+        if new[1] < kv_len:
+            raise BlockMaskError(
+                f"a mask for {kv_len} keys cannot be extended to {new[1]}.",
+                why="extend_kv adds keys.",
+                fix=f"crop it with mask._adjust({q_len}, {new[1]}).",
+            )
+        return self._adjust(*new)
+
+    # Masks of several -------------------------------------------------------------------------
+
+    def __and__(self, other: BlockMask) -> BlockMask:
+        """What both masks keep. B and H are equal, or 1 in one of them.
+
+        Raises:
+            BlockMaskError: BLOCK_SIZE, lengths, devices, B or H do not fit together.
+        """
+        if not isinstance(other, BlockMask):
+            return NotImplemented
+        return algebra.combine(self, other, algebra.AND)
+
+    def __or__(self, other: BlockMask) -> BlockMask:
+        """What either mask keeps; as for ``&``."""
+        if not isinstance(other, BlockMask):
+            return NotImplemented
+        return algebra.combine(self, other, algebra.OR)
+
+    def __invert__(self) -> BlockMask:
+        """What this mask does not keep."""
+        return algebra.invert(self)
+
+    @classmethod
+    def cat(cls, masks: Sequence[BlockMask]) -> BlockMask:
+        """The batches of ``masks`` one after another; a mask with B of 1 becomes one batch.
+
+        Raises:
+            BlockMaskError: There are none, or BLOCK_SIZE, lengths, devices or H do not fit.
+        """
+        return algebra.concatenate(masks)
+
+    def equal(self, other: BlockMask) -> bool:
+        """Whether both have one shape and BLOCK_SIZE and keep the same pairs.
+
+        Listed blocks may differ (as partial or full), and so may the functions: pairs are
+        evaluated where the lists and the functions do not settle it. (``==`` is identity.)
+        """
+        if self.shape != other.shape or self.BLOCK_SIZE != other.BLOCK_SIZE:
+            return False
+        if self.device != other.device:
+            raise BlockMaskError(
+                f"a mask on {self.device} was compared with one on {other.device}.",
+                why="their pairs are evaluated together.",
+                fix="move one of them: mask.to(device).",
+            )
+        return pairs.same_pairs(self, other)
+
+    # Other places -----------------------------------------------------------------------------
+
+    def save(self, file: storage.File) -> None:
+        """Write this mask, with its mask_mod and what that captures, to a path or file."""
+        storage.save(self, file)
+
+    @classmethod
+    def load(
+        cls,
+        file: storage.File,
+        *,
+        mask_mod: MaskMod | None = None,
+        device: torch.device | str | None = None,
+    ) -> BlockMask:
+        """The mask that ``save`` wrote.
+
+        Reading the stored mask_mod runs code of the file's author: do it with files you trust
+        only. With ``mask_mod=`` that part is not read, and any file is safe.
+
+        Args:
+            file: A path, or a file open for reading bytes.
+            mask_mod: Takes the place of the stored one.
+            device: Where the mask shall lie; by default where it lay.
+
+        Raises:
+            BlockMaskError: The file holds no mask, or tables that do not fit together.
+        """
+        return storage.load(cls, file, mask_mod, device)
 
     def to(self, device: torch.device | str) -> BlockMask:
         """This mask on ``device``, with the tensors that mask_mod's closures hold."""
@@ -189,53 +281,6 @@ class BlockMask(MaskFields):
     def __reduce__(self) -> tuple[Any, ...]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("mask_mod", "_q_cache")}
         return _load, (type(self), state, dump_mod(self.mask_mod))
-
-    # To look at -------------------------------------------------------------------------------
-
-    def to_dense(self) -> Tensor:
-        """1 for each listed block, else 0: int32 [B, H, rows, cols]."""
-        return (to_classes(self._partial, self._full, self._cols) != 0).int()
-
-    def to_string(self, grid_size: int | tuple[int, int] = (20, 20), limit: int = 4) -> str:
-        """A picture of each head, at most ``limit`` of them.
-
-        ``██`` is a full block, ``░░`` one that mask_mod cuts (or several that differ), and
-        blank one that is not visited. Of a mask with more blocks than ``grid_size`` (rows,
-        columns) several share a sign; -1 shows every block.
-        """
-        rows, cols = self.kv_num_blocks.shape[-1], self._cols
-        if grid_size == -1:
-            grid_size = (max(rows, 1), max(cols, 1))
-        grid = validate.block_size(grid_size)
-        batch, heads = self.shape[:2]
-        pictures = []
-        for b, h in itertools.islice(itertools.product(range(batch), range(heads)), limit):
-            tables = [_head(table, b, h) for table in (self._partial, self._full)]
-            classes = to_classes(tables[0], tables[1], cols)[0, 0]
-            pictures.append(f"({b}, {h})\n{draw(classes, grid)}")
-        if batch * heads > limit:
-            more = batch * heads - limit
-            pictures.append(f"... and {more} more: to_string(limit=N), or mask[b, h].")
-        return "\n".join(pictures)
-
-    def __str__(self) -> str:
-        picture = self.to_string().rstrip("\n")
-        return f"BlockMask(shape={self.shape}, sparsity={self.sparsity():.2f}%,\n{picture}\n)"
-
-    def __repr__(self) -> str:
-        tables = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
-        shapes = [(name, self.__dict__[name]) for name in tables]
-        lines = [f"{name}={None if t is None else tuple(t.shape)}" for name, t in shapes]
-        name = getattr(self.mask_mod, "__name__", None) or repr(self.mask_mod)
-        lines += [f"BLOCK_SIZE={self.BLOCK_SIZE}", f"shape={self.shape}"]
-        if validate.has_values(self.kv_num_blocks):
-            lines.append(f"sparsity={self.sparsity():.2f}%")
-        lines.append(f"mask_mod={name}")
-        return "BlockMask(\n    " + ",\n    ".join(lines) + ",\n)"
-
-
-def _head(pair: Pair | None, b: int, h: int) -> Any:
-    return None if pair is None else tuple(t[b : b + 1, h : h + 1] for t in pair)
 
 
 def _load(cls: type[BlockMask], state: dict[str, Any], mod: Any) -> BlockMask:

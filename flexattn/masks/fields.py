@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_BLOCK = 128
+KEPT = ("seq_lengths", "BLOCK_SIZE", "mask_mod", "dq_kv_order_spt", "_q_wanted", "_mod_alone")
 
 
 class MaskFields:
@@ -31,6 +32,9 @@ class MaskFields:
     mask_mod: MaskMod
     dq_kv_order_spt: bool | None
     _q_wanted: bool
+    # Whether mask_mod alone keeps exactly what list and mask_mod together keep: known of masks
+    # that were made from it, and of what is made of those.
+    _mod_alone: bool = False
     _q_cache: dict[tuple[str, int], Pair]
     # PyTorch's write-order metadata; gradients here are repeatable without it.
     dq_write_order: None = None
@@ -96,6 +100,7 @@ class MaskFields:
         state["full_kv_num_blocks"], state["full_kv_indices"] = full or (None, None)
         state["_q_cache"] = {}
         state["dq_kv_order_spt"] = None
+        state["_mod_alone"] = False
         state.update(fields)
 
     @classmethod
@@ -107,8 +112,7 @@ class MaskFields:
 
     def _with(self, partial: Pair, full: Pair | None, **fields: Any) -> Self:
         """This mask with other tables."""
-        kept = ("seq_lengths", "BLOCK_SIZE", "mask_mod", "dq_kv_order_spt", "_q_wanted")
-        return self._make(partial, full, **{name: self.__dict__[name] for name in kept} | fields)
+        return self._make(partial, full, **{name: self.__dict__[name] for name in KEPT} | fields)
 
     # Fields ---------------------------------------------------------------------------------
 
@@ -125,6 +129,7 @@ class MaskFields:
                 fix="make a new mask: create_block_mask(...) or BlockMask.from_kv_blocks(...).",
             )
         self.__dict__[name] = value
+        self.__dict__["_mod_alone"] = False
 
     def __delattr__(self, name: str) -> None:
         raise BlockMaskAttributeError(

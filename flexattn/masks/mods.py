@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from flexattn.errors import ModSignatureError
+from flexattn.masks.tables import FULL, PARTIAL
 
 MaskMod: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 """``mask_mod(b, h, q_idx, kv_idx) -> bool``: whether this query attends to this key."""
@@ -77,25 +78,78 @@ def check_callable(mod: object, where: str) -> None:
         )
 
 
-def rebase(mask_mod: MaskMod, b_map: AxisMap, h_map: AxisMap, q_map: AxisMap) -> MaskMod:
-    """``mask_mod`` for a mask whose indices are mapped before they are used."""
-
-    def sliced_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return mask_mod(b_map(b), h_map(h), q_map(q_idx), kv_idx)
-
-    return sliced_mask
-
-
-def rebase_padded(
-    mask_mod: MaskMod, b_map: AxisMap, h_map: AxisMap, q_map: AxisMap, q_len: int
+def rebase(
+    mask_mod: MaskMod,
+    b_map: AxisMap,
+    h_map: AxisMap,
+    q_map: AxisMap,
+    kv_map: AxisMap,
+    lengths: tuple[int | None, int | None] = (None, None),
 ) -> MaskMod:
-    """As ``rebase``, and drops queries that map to ``q_len`` and beyond: they never existed."""
+    """``mask_mod`` for a mask whose indices are mapped before they are used.
+
+    Queries (keys) that map to ``lengths[0]`` (``lengths[1]``) and beyond never existed, and are
+    dropped; None where there are none such.
+    """
+    q_len, kv_len = lengths
 
     def sliced_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        q = q_map(q_idx)
-        return (q < q_len) & mask_mod(b_map(b), h_map(h), q.clamp(max=q_len - 1), kv_idx)
+        return mask_mod(b_map(b), h_map(h), q_map(q_idx), kv_map(kv_idx))
 
-    return sliced_mask
+    def padded_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        q, kv = q_map(q_idx), kv_map(kv_idx)
+        there = True
+        if q_len is not None:
+            there, q = q < q_len, q.clamp(max=q_len - 1)
+        if kv_len is not None:
+            there, kv = there & (kv < kv_len), kv.clamp(max=kv_len - 1)
+        return there & mask_mod(b_map(b), h_map(h), q, kv)
+
+    return sliced_mask if lengths == (None, None) else padded_mask
+
+
+def listed_mask(
+    mask_mod: MaskMod, classes: Tensor, lengths: tuple[int, int], block: tuple[int, int]
+) -> MaskMod:
+    """What a block list and its ``mask_mod`` keep together, as a mod that captures the list.
+
+    Args:
+        mask_mod: Decides in partial blocks, and outside of ``lengths``.
+        classes: EMPTY, PARTIAL or FULL: uint8 [B, H, rows, cols]; B and H may be 1.
+        lengths: (Q_LEN, KV_LEN), 1 or more, that the list is for.
+        block: (queries, keys) of one.
+    """
+    q_len, kv_len = lengths
+    has_batch, has_heads = (size > 1 for size in classes.shape[:2])
+    table = classes.squeeze(0) if not has_batch else classes
+    table = table.squeeze(-3) if not has_heads else table
+
+    def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        row = q_idx.clamp(max=q_len - 1) // block[0]
+        column = kv_idx.clamp(max=kv_len - 1) // block[1]
+        heads = ((b,) if has_batch else ()) + ((h,) if has_heads else ())
+        at = (*heads, row, column)
+        kind = table[at]
+        inside = (q_idx < q_len) & (kv_idx < kv_len)
+        asked = (kind == PARTIAL) | (inside ^ True)
+        return (inside & (kind == FULL)) | (asked & mask_mod(b, h, q_idx, kv_idx))
+
+    return listed
+
+
+def batched_mask(parts: Sequence[tuple[int, int, MaskMod]]) -> MaskMod:
+    """Batches ``start`` to ``end`` (exclusive) of each part have its mod, counted from 0."""
+    chosen = tuple(parts)
+
+    def batch_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        result: Any = False
+        for start, end, mask_mod in chosen:
+            own = (b - start).clamp(0, end - start - 1)  # others are dropped, but may be read
+            mine = (b >= start) & (b < end)
+            result = (mine & mask_mod(own, h, q_idx, kv_idx)) | result
+        return result
+
+    return batch_mask
 
 
 def identity_map(index: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from flexattn.masks.tables import EMPTY, FULL, cdiv
+from flexattn.masks.tables import EMPTY, FULL, PARTIAL, cdiv
 
-SIGNS = {EMPTY: "  ", FULL: "██"}
-MIXED = "░░"
+SIGNS = {EMPTY: "  ", PARTIAL: "░░", FULL: "██"}
 
 
 def draw(classes: Tensor, grid: tuple[int, int]) -> str:
@@ -16,18 +16,20 @@ def draw(classes: Tensor, grid: tuple[int, int]) -> str:
     ``██`` stands for blocks that are all kept, spaces for blocks of which nothing is, and
     ``░░`` for the rest: blocks that the mask_mod cuts, or several that differ.
     """
-    rows, cols = classes.shape
-    if not rows or not cols:
+    if not classes.numel():
         return "(no elements)\n"
-    down, across = (max(1, cdiv(n, most)) for n, most in zip((rows, cols), grid))
-    lines = []
-    for top in range(0, rows, down):
-        band = classes[top : top + down].cpu()
-        cells = (band[:, left : left + across] for left in range(0, cols, across))
-        lines.append("".join(_sign(cell) for cell in cells))
-    return "\n".join(lines) + "\n"
+    lines = coarsen(classes, grid).tolist()
+    return "".join("".join(map(SIGNS.__getitem__, line)) + "\n" for line in lines)
 
 
-def _sign(cell: Tensor) -> str:
-    least, most = int(cell.min()), int(cell.max())
-    return SIGNS.get(least, MIXED) if least == most else MIXED
+def coarsen(classes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``classes`` in at most ``grid`` cells, on the CPU; PARTIAL where those of a cell differ."""
+    small = classes
+    for dim in (0, 1):
+        step = max(1, cdiv(classes.shape[dim], grid[dim]))
+        if step > 1:
+            cells = small.split(step, dim)
+            least = torch.stack([cell.amin(dim) for cell in cells], dim)
+            most = torch.stack([cell.amax(dim) for cell in cells], dim)
+            small = torch.where(least == most, least, PARTIAL)
+    return small.cpu()

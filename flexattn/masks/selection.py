@@ -1,4 +1,4 @@
-"""Which batches, heads and rows of blocks ``mask[...]`` asks for."""
+"""Which batches, heads, rows and columns of blocks ``mask[...]`` asks for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from torch import Tensor
 from flexattn.errors import BlockMaskIndexError
 from flexattn.masks.mods import AxisMap, constant_map, identity_map, lookup_map, offset_map
 
-AXES = ("batch", "head", "query block")
+AXES = ("batch", "head", "query block", "key block")
+WHY = {
+    "query block": "the third index counts blocks of queries, not queries.",
+    "key block": "the fourth index counts blocks of keys, not keys.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,30 +68,35 @@ class Selection:
         return lookup_map(self.tensor(device), 1)
 
     def block_map(self, block: int, device: torch.device) -> AxisMap:
-        """For rows of blocks: query of the slice to query of the whole."""
+        """For rows and columns of blocks: index of the slice to index of the whole."""
         if self.start is not None:
             return offset_map(self.start * block) if self.start else identity_map
         return lookup_map(self.tensor(device), block)
 
 
-def parse(index: Any, sizes: tuple[int, int, int]) -> tuple[Selection, Selection, Selection]:
-    """The selections that ``index`` makes on the three axes of ``sizes``."""
+def parse(
+    index: Any, sizes: tuple[int, int, int, int]
+) -> tuple[Selection, Selection, Selection, Selection]:
+    """The selections that ``index`` makes on the four axes of ``sizes``.
+
+    ``...`` stands for what three indices lack, as in PyTorch, where keys have no index.
+    """
     parts = index if isinstance(index, tuple) else (index,)
     if any(part is Ellipsis for part in parts):
         place = next(i for i, part in enumerate(parts) if part is Ellipsis)
         missing = (slice(None),) * max(0, 4 - len(parts))
         parts = parts[:place] + missing + parts[place + 1 :]
-    if len(parts) > 3:
+    if len(parts) > 4:
         raise BlockMaskIndexError(
             f"the mask was indexed with {len(parts)} indices.",
-            why="a mask is indexed by batch, head and block of queries; keys cannot be sliced.",
-            fix="for fewer keys, make a mask for them, or crop it with mask._adjust(q, kv).",
+            why="a mask is indexed by batch, head, block of queries and block of keys.",
+            fix="pass four indices or fewer.",
         )
-    padded = (*parts, *(slice(None),) * (3 - len(parts)))
-    batch, heads, rows = (
+    padded = (*parts, *(slice(None),) * (4 - len(parts)))
+    batch, heads, rows, columns = (
         Selection(size, _chosen(part, size, axis)) for part, size, axis in zip(padded, sizes, AXES)
     )
-    return batch, heads, rows
+    return batch, heads, rows, columns
 
 
 def _chosen(part: Any, size: int, axis: str) -> tuple[int, ...] | range:
@@ -101,9 +110,7 @@ def _chosen(part: Any, size: int, axis: str) -> tuple[int, ...] | range:
         if not -size <= entry < size:
             raise BlockMaskIndexError(
                 f"{axis} {entry} was asked of a mask that has {size}.",
-                why="the third index counts blocks of queries, not queries."
-                if axis == AXES[2]
-                else "a mask made with B=None or H=None has one entry, for all.",
+                why=WHY.get(axis, "a mask made with B=None or H=None has one entry, for all."),
                 fix=f"use -{size} to {size - 1}." if size else "make the mask with that axis.",
             )
     chosen = tuple(entry % size for entry in entries)

@@ -36,7 +36,7 @@ def to_pair(listed: Tensor) -> Pair:
     """The table pair that lists the true entries of ``listed`` (bool [B, H, rows, cols])."""
 
     frame = listed.shape[:2]
-    (listed,) = _distinct_heads(listed)
+    (listed,) = distinct_heads(listed)
     columns = torch.arange(listed.shape[-1], dtype=torch.int32, device=listed.device)
     counts = listed.sum(-1, dtype=torch.int32)
     indices = torch.empty(listed.shape, dtype=torch.int32, device=listed.device)
@@ -52,7 +52,7 @@ def to_pair(listed: Tensor) -> Pair:
 def to_listed(pair: Pair, cols: int) -> Tensor:
     """Which blocks ``pair`` lists: bool [B, H, rows, cols]."""
     frame = pair[0].shape[:2]
-    counts, indices = _distinct_heads(*pair)
+    counts, indices = distinct_heads(*pair)
     valid = torch.arange(indices.shape[-1], device=indices.device) < counts.unsqueeze(-1)
     # What a row does not list is written to one column more, which is cut off.
     target = torch.where(valid, indices, cols).long()
@@ -69,7 +69,7 @@ def to_classes(partial: Pair, full: Pair | None, cols: int) -> Tensor:
     """EMPTY, PARTIAL or FULL per block: uint8 [B, H, rows, cols]; FULL where both lists name it."""
     listed = [to_listed(pair, cols) for pair in (partial, full) if pair is not None]
     frame = listed[0].shape[:2]
-    listed = _distinct_heads(*listed)
+    listed = distinct_heads(*listed)
     classes = listed[0].to(torch.uint8)
     if full is not None:
         classes[listed[1]] = FULL
@@ -79,7 +79,7 @@ def to_classes(partial: Pair, full: Pair | None, cols: int) -> Tensor:
 def from_classes(classes: Tensor, separate_full: bool) -> tuple[Pair, Pair | None]:
     """Tables of partial and of full blocks; one table of both unless ``separate_full``."""
     frame = classes.shape[:2]
-    (classes,) = _distinct_heads(classes)
+    (classes,) = distinct_heads(classes)
 
     def listed(chosen: Tensor) -> Pair:
         counts, indices = to_pair(chosen)
@@ -95,7 +95,7 @@ def widen(pair: Pair, cols: int) -> Pair:
     return pair if pair[1].shape[-1] == cols else to_pair(to_listed(pair, cols))
 
 
-def _distinct_heads(*tables: Tensor) -> list[Tensor]:
+def distinct_heads(*tables: Tensor) -> list[Tensor]:
     """``tables`` with one entry of each of B and H along which all of them repeat themselves."""
     found = list(tables)
     for d in (0, 1):

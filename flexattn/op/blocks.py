@@ -169,7 +169,7 @@ def _guarded(program: Program) -> Guarded:
 
 def _position(bad: Tensor, grid: Sequence[Tensor]) -> Position:
     """The first place of ``bad`` in terms of the indices that ``grid`` holds."""
-    full = bad.expand([index.numel() for index in grid])
-    at = full.nonzero()[0].tolist()
-    b, h, q, kv = (int(index.flatten()[place]) for index, place in zip(grid, at))
+    full, *indices = torch.broadcast_tensors(bad, *grid)
+    at = tuple(full.nonzero()[0].tolist())
+    b, h, q, kv = (int(index[at]) for index in indices)
     return b, h, q, kv

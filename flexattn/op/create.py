@@ -13,9 +13,10 @@ from flexattn.errors import BlockMaskError, CaptureDeviceError, ModSignatureErro
 from flexattn.ir.interpreter import evaluate
 from flexattn.masks import validate
 from flexattn.masks.block_mask import BlockMask
-from flexattn.masks.classify import PIECE, grid, pieces
+from flexattn.masks.classify import PIECE, Evaluate, grid, pieces
 from flexattn.masks.fields import DEFAULT_BLOCK
 from flexattn.masks.mods import MaskMod
+from flexattn.masks.pairs import register_evaluator
 from flexattn.masks.resize import register_classifier
 from flexattn.masks.tables import from_classes
 from flexattn.op import dynamo, operators, symbolic
@@ -74,6 +75,7 @@ def create_block_mask(
         BLOCK_SIZE=validate.block_size(BLOCK_SIZE),
         mask_mod=mask_mod,
         _q_wanted=True,
+        _mod_alone=True,
     )
 
 
@@ -150,6 +152,13 @@ def _classify(
     device: torch.device,
 ) -> Tensor:
     return block_classes(_bind(mask_mod), shape, block, device)
+
+
+@register_evaluator
+def _evaluator(
+    mask_mod: MaskMod, shape: tuple[int, int, int, int], device: torch.device
+) -> Evaluate:
+    return evaluator(_bind(mask_mod), shape, device)
 
 
 def _bind(mod: Callable[..., Any], kind: Literal["score", "mask"] = "mask") -> Bound:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from flexattn.errors import BlockMaskIndexError
+from flexattn.errors import BlockMaskError, BlockMaskIndexError
 from flexattn.masks import BlockMask, resize
 from flexattn.masks.classify import classify
 
@@ -47,25 +47,31 @@ def rows_of(index: object, size: int) -> list[int]:
 
 def expected(whole: torch.Tensor, index: tuple[object, ...], block: int) -> torch.Tensor:
     """The dense part; short blocks inside it are filled with queries that attend to nothing."""
-    padded = tuple(index) + (slice(None),) * (3 - len(index))
-    q_len = whole.shape[2]
-    rows = -(-q_len // block)
-    batches, heads, blocks = (
-        rows_of(part, size) for part, size in zip(padded, (*whole.shape[:2], rows))
+    padded = tuple(index) + (slice(None),) * (4 - len(index))
+    rows, columns = (-(-length // block) for length in whole.shape[2:])
+    batches, heads, row_blocks, key_blocks = (
+        rows_of(part, size) for part, size in zip(padded, (*whole.shape[:2], rows, columns))
     )
-    part = whole[batches][:, heads]
+    part = picked(whole[batches][:, heads], row_blocks, block)
+    return picked(part.transpose(2, 3), key_blocks, block).transpose(2, 3)
+
+
+def picked(whole: torch.Tensor, blocks: list[int], block: int) -> torch.Tensor:
+    """These blocks along dimension 2; short ones that do not come last are filled up."""
     pieces = []
     for place, row in enumerate(blocks):
-        piece = part[:, :, row * block : (row + 1) * block]
+        piece = whole[:, :, row * block : (row + 1) * block]
         missing = block - piece.shape[2] if place < len(blocks) - 1 else 0
         pieces.append(torch.nn.functional.pad(piece, (0, 0, 0, missing)))
-    return torch.cat(pieces, 2) if pieces else part[:, :, :0]
+    return torch.cat(pieces, 2) if pieces else whole[:, :, :0]
 
 
 @settings(max_examples=120, deadline=None)
 @given(
     st.sampled_from(["causal", "heads", "documents", "prefix", "all"]),
-    st.tuples(entries(B), entries(H), entries(6)) | st.tuples(entries(B)),
+    st.tuples(entries(B), entries(H), entries(6), entries(4))
+    | st.tuples(entries(B), entries(H), entries(6))
+    | st.tuples(entries(B)),
 )
 def test_a_slice_is_the_part_of_the_dense_mask(name: str, index: tuple[object, ...]) -> None:
     part = make(name)[index]
@@ -107,6 +113,23 @@ def test_tables_of_slices_are_pytorchs() -> None:
     assert theirs[:, :, 1].shape == (B, H, Q, KV)  # issue #143260: the lengths of the whole
 
 
+def test_keys_have_an_index_beside_pytorchs_three() -> None:
+    mask = make("documents")
+    assert mask[:, :, :, 1:3].shape == (B, H, Q, 16)
+    assert mask[..., 1].shape == (B, H, BLOCK, KV)  # the ellipsis stands for three indices
+    assert mask[..., 0, 1, 2, -1].shape == (1, 1, BLOCK, 6)
+    both = mask[:, :, [5, 0], [3, 1]]
+    assert both.shape == (B, H, 16, 16)  # queries 44 to 47 and keys 30 and 31 never existed
+    assert not dense(both)[:, :, 4:8].any() and not dense(both)[..., 6:8].any()
+    assert mask[:, :, :, :].mask_mod is mask.mask_mod
+    many = make("causal", (1, 1, Q, KV))
+    wide = many._with(
+        tuple(t.expand(4, 8, *t.shape[2:]) for t in many._partial),
+        tuple(t.expand(4, 8, *t.shape[2:]) for t in many._full),
+    )
+    assert wide[:, :, :, 1:].kv_indices.stride()[:2] == (0, 0)  # shared heads stay shared
+
+
 def test_slices_are_views_and_keep_what_is_not_cut() -> None:
     mask = make("documents")
     assert mask[1:].kv_indices.data_ptr() == mask.kv_indices[1:].data_ptr()
@@ -142,7 +165,8 @@ def test_a_mask_mod_of_ones_own_still_replaces_the_right_one() -> None:
         -4,
         (0, 2),
         (0, 0, 6),
-        (0, 0, 0, 0),
+        (0, 0, 0, 4),
+        (0, 0, 0, 0, 0),
         "x",
         1.5,
         None,
@@ -203,6 +227,48 @@ def test_growing(name: str, lengths: tuple[int, int], separate: bool) -> None:
     assert torch.equal(dense(mask), dense_mod(MODS[name], (B, H, *lengths)))
     assert (mask.full_kv_indices is not None) == separate
     mask.check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["window", "heads", "noise", "documents"]),
+    st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_keys_are_appended(name: str, steps: list[int], one_row: bool) -> None:
+    """Step by step, as in decoding; the tables are those of a mask made for the last length."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resize, "_classifiers", [classify])
+        mask = make(name)[:, :, 2] if one_row else make(name)
+        whole, q_len = make(name, (B, H, Q, KV + sum(steps))), mask.shape[2]
+        for step in steps:
+            mask = mask.extend_kv(mask.shape[3] + step)
+    assert mask.shape == (B, H, q_len, KV + sum(steps))
+    wanted = whole[:, :, 2] if one_row else whole
+    assert torch.equal(dense(mask), dense(wanted))
+    for field in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices"):
+        assert torch.equal(getattr(mask, field), getattr(wanted, field))
+
+
+def test_only_new_blocks_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watch(mod, shape, block, device):  # type: ignore[no-untyped-def]
+        asked.append(shape)
+        return classify(mod, shape, block, device)
+
+    monkeypatch.setattr(resize, "_classifiers", [watch])
+    mask = make("window", (1, 1, 64, 64))
+    longer = mask.extend_kv(65).extend_kv(72).extend_kv(100)
+    assert asked == [(1, 1, 64, 1), (1, 1, 64, 8), (1, 1, 64, 28)]
+    assert torch.equal(dense(longer), dense_mod(MODS["window"], (1, 1, 64, 100)))
+    asked.clear()
+    mask._adjust(72, 72)
+    assert asked == [(1, 1, 72, 8), (1, 1, 8, 64)]
+    assert mask.extend_kv(64).shape == mask.shape
+    for wrong in (63, -1, 2.5):
+        with pytest.raises(BlockMaskError, match=r"(?s)why.*fix"):
+            mask.extend_kv(wrong)
 
 
 @pytest.mark.usefixtures("growing")
