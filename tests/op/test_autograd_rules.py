@@ -116,6 +116,27 @@ def test_gradients_of_any_strides(gradient: str, backend: str) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_tensors_with_a_pending_negation(backend: str) -> None:
+    """The imaginary part of a conjugate is a view of memory that holds its opposite."""
+    parts = [torch.randn(1, 2, 6, 4, dtype=torch.complex128, requires_grad=True) for _ in range(4)]
+    out_grad, lse_grad = torch.randn(2, 1, 2, 6, 4, dtype=torch.complex128).conj().imag
+    results = []
+    for ours in (True, False):
+        q, k, v, t = (part.conj().imag for part in parts)
+        assert q.is_neg() and out_grad.is_neg()
+
+        def score(s, b, h, q_idx, kv_idx, t=t):
+            return s + t[b, h, q_idx, kv_idx % 4]
+
+        if ours:
+            out, lse = flex_attention(q, k, v, score, return_lse=True, backend=backend)
+        else:
+            out, lse, _ = dense_attention(q, k, v, score)
+        found = torch.autograd.grad((out, lse), parts, (out_grad, lse_grad[..., 0]))
+        results.append((out, lse, *found))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_only_some_inputs_need_gradients(wanted: tuple[int, ...], backend: str) -> None:
     tensors = [torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3)]
