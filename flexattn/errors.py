@@ -81,6 +81,10 @@ class CaptureDtypeError(FlexAttentionError, TypeError):
     """A captured tensor has a dtype that mods cannot read."""
 
 
+class LayoutError(FlexAttentionError, ValueError):
+    """A tensor does not lie in plain memory: it is sparse, nested, or its storage was freed."""
+
+
 # Found by the kernel --------------------------------------------------------------------------
 
 

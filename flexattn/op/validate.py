@@ -15,6 +15,7 @@ from flexattn.errors import (
     HeadCountError,
     InputDeviceError,
     InputDtypeError,
+    LayoutError,
     MixedDtypeError,
     ShapeError,
 )
@@ -62,7 +63,7 @@ def _check_kinds(query: Tensor, key: Tensor, value: Tensor) -> None:
                 fix=f"pass a torch tensor as {name}.",
             )
         if tensor.is_nested or tensor.layout is not torch.strided:
-            raise ArgumentError(
+            raise LayoutError(
                 f"{name} is a {'nested' if tensor.is_nested else tensor.layout} tensor.",
                 why="the kernels read plain strided memory.",
                 fix="pack the sequences into one tensor and separate them with a document mask.",

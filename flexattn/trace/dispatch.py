@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from flexattn.errors import UnsupportedOpError
+from flexattn.errors import InPlaceError, UnsupportedOpError
 from flexattn.trace.activations import FORMULAS
 from flexattn.trace.functions import FUNCTIONS, Handler, choose, detach
 from flexattn.trace.gather import index_tensor
@@ -47,6 +47,13 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) ->
         )
     if not kwargs:
         kwargs = {}
+    if kwargs.pop("out", None) is not None:
+        tape.fail(
+            InPlaceError,
+            f"calls torch.{func.__name__} with out=.",
+            why="a mod is a formula; it has no memory to write to",
+            fix="use what the function returns",
+        )
     try:
         if kwargs.pop("inplace", False):
             return replace(

@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from flexattn.errors import CaptureDtypeError, CaptureIndexError, UnsupportedOpError
+from flexattn.errors import CaptureDtypeError, CaptureIndexError, LayoutError, UnsupportedOpError
 from flexattn.trace.symbol import Row, Symbol, symbol
 from flexattn.trace.tape import (
     BOOL,
@@ -47,7 +47,6 @@ class Gather(Row):
     """
 
     __slots__ = ("_axes", "_entries", "_rows", "_settled", "_tensor")
-    __hash__ = object.__hash__
 
     def __init__(
         self,
@@ -175,6 +174,14 @@ def storage_kind(tape: Tape, tensor: Tensor) -> int:
             f"reads a captured tensor of {tensor.dtype}.",
             why="mods read bool, integers up to 64 bits, bfloat16, float16, float32 and float64",
             fix="convert the tensor outside the mod",
+        )
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        layout = "nested" if tensor.is_nested else str(tensor.layout)[6:]
+        tape.fail(
+            LayoutError,
+            f"reads a captured tensor that is {layout}.",
+            why="the kernels read plain strided memory",
+            fix="convert the tensor outside the mod, with .to_dense() or .to_padded_tensor(0.0)",
         )
     return kind
 

@@ -61,7 +61,6 @@ class Symbol:
     """A scalar that stands for its value at every (b, h, q_idx, kv_idx) at once."""
 
     __slots__ = ("_id", "_kind", "_tape")
-    __hash__ = object.__hash__
 
     def __init__(self, tape: Tape, position: int, kind: int) -> None:
         self._tape = tape
@@ -168,7 +167,21 @@ class Symbol:
         self._no_value("iteration", "a scalar cannot be unpacked; index captured tensors instead")
 
     def __contains__(self, item: object) -> bool:
-        self._no_value("`in`", "use (row == x).any(-1)")
+        branches_with_in(self._tape, describe(self))
+
+    def __hash__(self) -> int:
+        # By identity it would be in no set and no dict: an answer, and a wrong one.
+        if diagnose.branch(self._tape.mod)[0] == "`in`":
+            branches_with_in(self._tape, describe(self))
+        self._no_value(
+            "a set, a dict or a cache",
+            "put the values into a torch tensor outside the mod and index that",
+        )
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            self._no_value(f"the format {spec!r}", "print it without a format, as in {x}")
+        return repr(self)
 
     def __setitem__(self, index: object, value: object) -> None:
         self._fail(
@@ -207,7 +220,6 @@ class Row(Symbol):
     """A small array of scalars of known shape, such as a row gathered from a captured tensor."""
 
     __slots__ = ("_shape",)
-    __hash__ = object.__hash__
 
     def __init__(self, tape: Tape, position: int, kind: int, shape: tuple[int, ...]) -> None:
         super().__init__(tape, position, kind)
@@ -242,12 +254,24 @@ def find_tape(args: Any, kwargs: dict[str, Any] | None = None) -> Tape | None:
     return find_tape(kwargs.values()) if kwargs else None
 
 
+def branches_with_in(tape: Tape, why: str) -> NoReturn:
+    """Raise the error for ``x in container`` with a traced value on either side."""
+    tape.fail(
+        TracedBranchError,
+        "branches on a traced value with `in`.",
+        why=f"{why}, so it is not simply in or out",
+        fix="use (x == a) | (x == b), or (captured_tensor == x).any(-1)",
+    )
+
+
 def refuse(tape: Tape, said: str, name: str) -> NoReturn:
     """Raise the error for torch function ``name`` that no handler knows.
 
     Args:
         said: How the mod called it, for the message.
     """
+    if name == "__contains__":
+        branches_with_in(tape, "a traced value stands for its values at all positions at once")
     said = _SAID.get(name, said)
     if name.rstrip("_") in CROSS_POSITION or name in CROSS_POSITION:
         tape.fail(

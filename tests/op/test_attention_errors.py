@@ -29,7 +29,7 @@ def _mask(**changes: Any) -> flexattn.BlockMask:
 
 WRONG_TENSORS = {
     "list": (errors.ArgumentError, [[1.0], *_qkv()[:2]]),
-    "sparse": (errors.ArgumentError, [_qkv()[0].to_sparse(), *_qkv()[:2]]),
+    "sparse": (errors.LayoutError, [_qkv()[0].to_sparse(), *_qkv()[:2]]),
     "three dimensions": (errors.ShapeError, _qkv(2, 16, 8)),
     "five dimensions": (errors.ShapeError, _qkv(1, 2, 2, 16, 8)),
     "key length": (errors.ShapeError, _shapes((2, 2, 4, 8), (2, 2, 5, 8), (2, 2, 6, 8))),

@@ -16,6 +16,8 @@ from flexattn.trace import trace_mod
 table = torch.randn(3, 4)
 flags = torch.tensor([True, False, True])
 big = torch.randn(2, 5000)
+sparse = torch.eye(3).to_sparse()
+nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
 MISTAKES: list[tuple[str, Callable[..., Any], type[Exception], str, str]] = []
 
 
@@ -54,6 +56,21 @@ def branches_with_not(b, h, q_idx, kv_idx):
 @mistake(errors.TracedBranchError, "return q_idx in (1, 2)", "(x == a) | (x == b)")
 def branches_with_in(b, h, q_idx, kv_idx):
     return q_idx in (1, 2)
+
+
+@mistake(errors.TracedBranchError, "return q_idx in {1, 2}", "(x == a) | (x == b)")
+def branches_with_in_a_set(b, h, q_idx, kv_idx):
+    return q_idx in {1, 2}
+
+
+@mistake(errors.TracedBranchError, "return q_idx in flags", "(captured_tensor == x).any(-1)")
+def branches_with_in_a_tensor(b, h, q_idx, kv_idx):
+    return q_idx in flags
+
+
+@mistake(errors.TracedBranchError, "return 1 in table[h]", "(captured_tensor == x).any(-1)")
+def branches_with_in_a_row(b, h, q_idx, kv_idx):
+    return 1 in table[h]
 
 
 @mistake(errors.TracedBranchError, "return 0 <= q_idx - kv_idx < 4", "(a <= x) & (x < b)")
@@ -114,6 +131,16 @@ def indexes_a_list(score, b, h, q_idx, kv_idx):
     return score * [1.0, 2.0, 4.0][h]
 
 
+@mistake(errors.TracedValueError, ".get(q_idx, 0)", "torch tensor")
+def looks_up_in_a_dict(b, h, q_idx, kv_idx):
+    return kv_idx > {1: 2}.get(q_idx, 0)
+
+
+@mistake(errors.TracedValueError, "{score:.2f}", "without a format", kind="score")
+def formats(score, b, h, q_idx, kv_idx):
+    return score, f"{score:.2f}"
+
+
 @mistake(errors.TracedValueError, "for i in range(q_idx):", "torch tensor")
 def ranges(b, h, q_idx, kv_idx):
     for i in range(q_idx):
@@ -171,6 +198,11 @@ def multiplies_in_place(score, b, h, q_idx, kv_idx):
 @mistake(errors.InPlaceError, "inplace=True", "new name", kind="score")
 def activates_in_place(score, b, h, q_idx, kv_idx):
     return torch.nn.functional.relu(score, inplace=True)
+
+
+@mistake(errors.InPlaceError, "out=score", "function returns", kind="score")
+def writes_to_out(score, b, h, q_idx, kv_idx):
+    return torch.add(score, 1, out=score)
 
 
 @mistake(errors.InPlaceError, "score.fill_(2)", "out of place", kind="score")
@@ -267,6 +299,16 @@ def indexes_the_score(score, b, h, q_idx, kv_idx):
 @mistake(errors.CaptureDtypeError, "torch.zeros(3, dtype=torch.complex64)", "convert", kind="score")
 def reads_complex_numbers(score, b, h, q_idx, kv_idx):
     return score + torch.zeros(3, dtype=torch.complex64)[h]
+
+
+@mistake(errors.LayoutError, "sparse[h, h]", ".to_dense()", kind="score")
+def reads_a_sparse_tensor(score, b, h, q_idx, kv_idx):
+    return score + sparse[h, h]
+
+
+@mistake(errors.LayoutError, "nested[h, q_idx]", ".to_padded_tensor(0.0)", kind="score")
+def reads_a_nested_tensor(score, b, h, q_idx, kv_idx):
+    return score + nested[h, q_idx]
 
 
 @mistake(errors.ModReturnError, "def returns_a_number", "x != 0")
