@@ -21,7 +21,7 @@ from flexattn.ir.nodes import Node
 from flexattn.ir.printer import print_graph, print_program
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
-from flexattn.kernel import config
+from flexattn.kernel import config, findings
 from flexattn.kernel import isa as isa_module
 from flexattn.kernel.isa import Isa
 from flexattn.kernel.spec import SPECS, KernelSpec
@@ -82,6 +82,12 @@ class KernelSource:
             defines=config.defines(self.dtype, self.isa),
             head=self._head(),
         )
+
+    @property
+    def analysis_text(self) -> str:
+        """What is proved of the program, and what this kernel hoists out of its inner loop."""
+        proofs = findings.proofs(self.program, self.proved, self.wide)
+        return f"== proofs ==\n{proofs}\n\n== hoisted ==\n{findings.hoisted(self.hooks)}\n"
 
     @property
     def meta(self) -> dict[str, Any]:

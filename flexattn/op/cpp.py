@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from flexattn.op.request import (
     as_gradient,
     empty_gradient,
 )
+from flexattn.runtime.launch import check_memory
 
 _Layout: TypeAlias = tuple[tuple[tuple[int, ...], ...], tuple[int, int, int]]
 
@@ -55,6 +57,11 @@ class _Plan:
 def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position | None]:
     """out, lse, max_scores (None unless asked for) and the first position with a fault, if any."""
     q, k, v, bound, tables = call.query, call.key, call.value, call.bound, call.tables
+    if q.is_neg() or k.is_neg() or v.is_neg():  # memory holds the values with the other sign
+        return forward(replace(call, query=_stored(q), key=_stored(k), value=_stored(v)))
+    q_at, k_at, v_at = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    if not (q_at and k_at and v_at):
+        check_memory(query=q, key=k, value=v)
     plans = bound.variant.plans
     key = _plan_key(call)
     plan = plans.get(key)
@@ -66,9 +73,9 @@ def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position 
     lse = torch.empty(plan.out_shape[:3], dtype=plan.stats) if call.lse else None
     top = torch.empty(plan.out_shape[:3], dtype=plan.stats) if call.max_scores else None
     head = (
-        q.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
+        q_at,
+        k_at,
+        v_at,
         out.data_ptr(),
         0 if lse is None else lse.data_ptr(),
         0 if top is None else top.data_ptr(),
@@ -82,7 +89,9 @@ def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position 
 
 def backward(call: Call, saved: Saved) -> Gradients:
     """Gradients of query, key, value and of the captures asked for, in the inputs' dtypes."""
-    q, k, v, bound = call.query, call.key, call.value, call.bound
+    q, k, v, grad_out = (_stored(t) for t in (call.query, call.key, call.value, saved.grad_out))
+    check_memory(query=q, key=k, value=v, grad_out=grad_out)
+    bound = call.bound
     batch, heads, rows, dim = q.shape
     kv_batch, kv_heads, keys, value_dim = v.shape
     stats = COMPUTE[bound.variant.program.compute]
@@ -98,18 +107,18 @@ def backward(call: Call, saved: Saved) -> Gradients:
         for tensor, wanted in zip((q, k, v), saved.inputs, strict=True)
     ]
     lse = saved.lse.contiguous()
-    grad_lse = None if saved.grad_lse is None else saved.grad_lse.to(stats).contiguous()
+    grad_lse = None if saved.grad_lse is None else _stored(saved.grad_lse).to(stats).contiguous()
     out = _innermost_dense(saved.out)
     tables, tail = _table_layout(call.tables, call.block)
     head = (
-        *(t.data_ptr() for t in (q, k, v, out, lse, saved.grad_out)),
+        *(t.data_ptr() for t in (q, k, v, out, lse, grad_out)),
         *(0 if t is None else t.data_ptr() for t in (grad_lse, *results)),
         *(batch, kv_batch, heads, kv_heads, rows, keys, dim, value_dim),
         *q.stride(),
         *_shared_batch(k, batch),
         *_shared_batch(v, batch),
         *out.stride()[:3],
-        *saved.grad_out.stride(),
+        *grad_out.stride(),
         *(stride for t in results for stride in ((0, 0, 0) if t is None else t.stride()[:3])),
         call.scale,
         *(cut.chunks, cut.groups),
@@ -124,6 +133,11 @@ def backward(call: Call, saved: Saved) -> Gradients:
     ]
     captures = [as_gradient(buffers.gradient(c), bound.captures[c]) for c in saved.captures]
     return grads[0], grads[1], grads[2], captures
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """``tensor`` with its own values in memory; a view may be marked as negated instead."""
+    return tensor.resolve_neg()
 
 
 def _plan_key(call: Call) -> tuple[Any, ...]:

@@ -10,21 +10,14 @@ import torch
 
 from flexattn.analysis.cost import Shape, backward_cost, computed_pairs, forward_cost, unfused_cost
 from flexattn.ir.hooks import Hooks
-from flexattn.ir.nodes import Input, Node, walk
+from flexattn.ir.nodes import Input, walk
 from flexattn.ir.printer import print_graph
-from flexattn.ir.sites import Site, find_sites
-from flexattn.kernel import config
+from flexattn.kernel import config, findings
 from flexattn.kernel.source import KernelSource, kernel_source
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import STORAGE
 from flexattn.reports.problem import Mod, Problem, Traced, make_problem, trace
-
-PROOFS = {
-    "inside": "proved inside",
-    "wraps": "proved inside after wrapping a negative index",
-    "guarded": "proved harmless: never reaches a kept score",
-}
 
 
 @dataclass(frozen=True)
@@ -99,8 +92,8 @@ def explain(
     sections = {
         "graph": _graph(traced),
         "derivative": _derivative(backward.hooks),
-        "hoisted": _hoisted(forward.hooks),
-        "proofs": _proofs(traced),
+        "hoisted": findings.hoisted(forward.hooks),
+        "proofs": findings.proofs(traced.program, traced.facts.proved, traced.facts.wide),
         "tiles": _tiles(forward),
         "blocks": "no mask_mod: every block is full." if mask is None else _blocks(mask),
         "cost": _cost(cost),
@@ -142,42 +135,6 @@ def _derivative(hooks: Hooks) -> str:
         head = f"capture{grad.capture}, index varies with {place[grad.depends]}"
         parts.append(f"{head}, adds:\n{print_graph(grad.value)}")
     return "\n".join(parts) or "the gradient passes unchanged."
-
-
-def _hoisted(hooks: Hooks) -> str:
-    rows = []
-    for title, name, values in (
-        ("once per head", "u", hooks.uniform),
-        ("once per query", "q", hooks.q),
-        ("once per key", "kv", hooks.kv),
-    ):
-        rows += [f"{title}: {name}:{i}\n{print_graph(value)}" for i, value in enumerate(values)]
-    return "\n".join(rows) or "nothing: all of it varies with both q_idx and kv_idx."
-
-
-def _proofs(traced: Traced) -> str:
-    sites = find_sites(traced.program)
-    if not sites:
-        return "no gathers, integer divisions or shifts that could fail."
-    rows = [f"{_place(site)}: {_proof(site, traced)}" for site in sites]
-    arithmetic = "64" if traced.facts.wide else "32"
-    return "\n".join([*rows, f"index arithmetic: {arithmetic} bits where bounds allow it"])
-
-
-def _proof(site: Site, traced: Traced) -> str:
-    """The strongest thing proved of a site, in the order of ``PROOFS``."""
-    for proof, text in PROOFS.items():
-        if (site.number, proof) in traced.facts.proved:
-            return text
-    return "guarded at run time"
-
-
-def _place(site: Site) -> str:
-    node: Node = site.node
-    capture = getattr(node, "capture", None)
-    if capture is not None:
-        return f"capture{capture}, index {site.dim}"
-    return f"second argument of {getattr(node, 'op', '?')}"
 
 
 def _tiles(source: KernelSource) -> str:

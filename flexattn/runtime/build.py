@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from flexattn import knobs
 from flexattn.errors import CacheDirectoryError
 from flexattn.kernel.source import KernelSource
 from flexattn.runtime import cache, compiler, counters
+
+ANALYSIS = "analysis.txt"  # beside the files of a cache entry, where a kernel is dumped
 
 
 def build(source: KernelSource, folder: Path) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def build(source: KernelSource, folder: Path) -> dict[str, Any]:
     }
 
 
-def dump(entry: cache.Entry) -> None:
-    """Copy the readable parts of ``entry`` to ``FLEXATTN_DUMP``, when set.
+def dump(source: KernelSource, entry: cache.Entry) -> None:
+    """Write what a reader wants to know of a kernel to ``FLEXATTN_DUMP``, when set.
 
     Raises:
         CacheDirectoryError: That folder cannot be written.
@@ -46,16 +47,20 @@ def dump(entry: cache.Entry) -> None:
     chosen = knobs.get("FLEXATTN_DUMP")
     if not chosen:
         return
-    direction = entry.meta.get("direction", "kernel")
-    folder = Path(chosen).expanduser() / f"{direction}-{entry.folder.name[:16]}"
+    files = {
+        cache.PROGRAM: source.program_text,
+        ANALYSIS: source.analysis_text,
+        cache.SOURCE: source.text,
+        cache.META: json.dumps(entry.meta, indent=1, sort_keys=True) + "\n",
+    }
     try:
+        folder = Path(chosen).expanduser() / f"{source.spec.name}-{source.key[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (cache.PROGRAM, cache.SOURCE, cache.META):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(entry.folder / name, folder / name)
-    except OSError as error:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    except (OSError, RuntimeError) as error:
         raise CacheDirectoryError(
             f"FLEXATTN_DUMP={chosen} cannot be written.",
-            why=str(error),
+            why=f"{error}.",
             fix="set it to a folder that can be written, or unset it.",
         ) from error

@@ -7,8 +7,8 @@ Layout of the cache directory::
     locks/<key>                                       held while a process builds that key
     failed/<key>.cpp                                  a source the compiler refused
 
-``meta.json`` holds the checksum of ``kernel.so``. An entry whose files are missing, unreadable
-or do not match it is not an entry: it is built again and replaced.
+``meta.json`` holds a checksum of ``kernel.so`` and of its own facts. An entry whose files are
+missing, unreadable or do not match it is not an entry: it is built again and replaced.
 """
 
 from __future__ import annotations
@@ -44,12 +44,24 @@ class Entry:
 
 
 def directory() -> Path:
-    """The cache directory, whether or not it exists."""
+    """The cache directory, whether or not it exists.
+
+    Raises:
+        CacheDirectoryError: It lies in a home directory, and there is none.
+    """
     chosen = knobs.get("FLEXATTN_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "flexattn"
+    if chosen is None:  # relative paths are to be ignored there, says its specification
+        parent = base if base and os.path.isabs(base) else "~/.cache"
+        chosen = os.path.join(parent, "flexattn")
+    try:
+        return Path(chosen).expanduser().absolute()
+    except (RuntimeError, OSError) as error:
+        raise CacheDirectoryError(
+            f"The kernel cache {chosen} cannot be found.",
+            why=f"{error}",
+            fix="set FLEXATTN_CACHE_DIR to the full path of a folder that can be written.",
+        ) from error
 
 
 def lookup(key: str) -> Entry | None:
@@ -58,9 +70,9 @@ def lookup(key: str) -> Entry | None:
     try:
         meta = json.loads((folder / META).read_bytes())
         library = (folder / LIBRARY).read_bytes()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(meta, dict) or meta.get("checksum") != checksum(library):
+    if not isinstance(meta, dict) or meta.get("checksum") != checksum(library, meta):
         return None
     return Entry(folder, meta, library)
 
@@ -99,7 +111,7 @@ def store(key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
         with _writing(root):
             meta = build(work)
             library = (work / LIBRARY).read_bytes()
-            meta["checksum"] = checksum(library)
+            meta["checksum"] = checksum(library, meta)
             (work / META).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
             _publish(work, root / key)
     finally:
@@ -137,9 +149,12 @@ def failed_source(key: str) -> Path:
     return directory() / "failed" / f"{key}.cpp"
 
 
-def checksum(data: bytes) -> str:
-    """What ``meta.json`` says about the library's bytes."""
-    return hashlib.sha256(data).hexdigest()
+def checksum(library: bytes, meta: dict[str, Any]) -> str:
+    """What ``meta.json`` says about the library's bytes and the other facts in it."""
+    facts = {name: fact for name, fact in meta.items() if name != "checksum"}
+    digest = hashlib.sha256(library)
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def entries() -> list[Entry]:

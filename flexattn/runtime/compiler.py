@@ -16,6 +16,7 @@ from flexattn.errors import CacheDirectoryError, CompilerFailedError, CompilerNo
 
 _CANDIDATES = ("g++", "clang++", "c++")
 _SHOWN_LINES = 30
+_PATIENCE_S = 600.0  # no kernel takes a hundredth of it: after this the compiler hangs
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def find() -> Compiler:
         CompilerNotFoundError: There is none.
     """
     named = knobs.get("FLEXATTN_CXX") or os.environ.get("CXX")
-    tries = [shlex.split(named)] if named else [[name] for name in _CANDIDATES]
+    tries = [_words(named)] if named else [[name] for name in _CANDIDATES]
     for command in tries:
         path = shutil.which(command[0]) if command else None
         if path:
@@ -57,6 +58,17 @@ def find() -> Compiler:
         why=f"flexattn compiles its kernels; none of {', '.join(_CANDIDATES)} is on PATH.",
         fix='install g++ (Debian: apt install g++), set CXX, or pass backend="eager".',
     )
+
+
+def _words(named: str) -> list[str]:
+    try:
+        return shlex.split(named)
+    except ValueError as error:
+        raise CompilerNotFoundError(
+            f"The C++ compiler {named!r} is no command.",
+            why=f"FLEXATTN_CXX or CXX names it, and it cannot be split into words: {error}.",
+            fix="write it as a shell would take it, with each quote closed.",
+        ) from error
 
 
 def compile_library(
@@ -85,10 +97,19 @@ def compile_library(
             capture_output=True,
             text=True,
             errors="replace",
+            timeout=_PATIENCE_S,
         )
+    except subprocess.TimeoutExpired as error:
+        raise CompilerFailedError(
+            f"The C++ compiler {compiler.path} did not end within {_PATIENCE_S:g} seconds.",
+            at=str(_keep(source, keep)),
+            why=f"it hangs; it was stopped. command: {shlex.join(command)}",
+            fix="run the command by hand to see what it waits for, or try another compiler.",
+        ) from error
     except OSError as error:
         raise CompilerFailedError(
-            f"The C++ compiler {compiler.path} cannot be run: {error.strerror}.",
+            f"The C++ compiler {compiler.path} cannot be run.",
+            why=f"{error.strerror or error}.",
             fix="point CXX or FLEXATTN_CXX to a working compiler.",
         ) from error
     if done.returncode == 0 and library.is_file():

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from flexattn.errors import CompilerFailedError, LayoutError
 from flexattn.kernel.source import KernelSource
 from flexattn.kernel.spec import DOUBLES
 from flexattn.runtime import build, cache, counters, libraries
@@ -138,6 +139,10 @@ class Kernel:
         except IndexError:
             item = self._block()
         block, address, arrays = item
+        for tensor in captures:
+            if tensor.is_neg():  # its memory holds the values with the other sign
+                captures = [each.resolve_neg() for each in captures]
+                break
         values: list[int] = [tensor.data_ptr() for tensor in captures]
         readable = captures if 0 not in values else _stand_ins(captures, values)
         for tensor in captures:
@@ -179,6 +184,18 @@ class Kernel:
         return self.launch(head, captures, ints, floats, grads, grad_group_strides)
 
 
+def check_memory(**tensors: torch.Tensor) -> None:
+    """Raise ``LayoutError`` for a tensor that has elements and no memory for them."""
+    for name, tensor in tensors.items():
+        if tensor.numel() and not tensor.data_ptr():
+            raise LayoutError(
+                f"{name} of shape {tuple(tensor.shape)} has no memory.",
+                why="its storage was freed, as sharded training does with parameters, or it is "
+                "one of autograd's zeros that are never stored.",
+                fix="gather the tensor before the call, or pass a copy of it.",
+            )
+
+
 def _zeros_like_largest(captures: Sequence[torch.Tensor]) -> torch.Tensor:
     """Zeros for every index that has one value where its dimension is empty."""
     sizes = (math.prod(max(1, size) for size in tensor.shape) for tensor in captures)
@@ -189,10 +206,14 @@ def _stand_ins(captures: Sequence[torch.Tensor], addresses: list[int]) -> list[t
     """What is read for captures: for an empty one, which has no address, a zero at index 0.
 
     No kept value comes from there, but where a mod does not reach its result it reads index 0.
+
+    Raises:
+        LayoutError: One that is not empty has no address.
     """
     readable = list(captures)
     for place, tensor in enumerate(captures):
         if not addresses[place]:
+            check_memory(**{f"captured tensor {place}": tensor})
             readable[place] = torch.zeros(
                 [max(1, size) for size in tensor.shape], dtype=tensor.dtype
             )
@@ -237,7 +258,7 @@ def _from_disk(source: KernelSource) -> Kernel | None:
     except OSError:  # whole, but not for this system: built against another C library, say
         return None
     counters.add("disk_hits")
-    build.dump(entry)
+    build.dump(source, entry)
     return kernel
 
 
@@ -247,10 +268,23 @@ def _compile(source: KernelSource) -> Kernel:
         if kernel is None:
             cache.discard(source.key)  # what may lie there is of no use
             entry = cache.store(source.key, functools.partial(build.build, source))
+            kernel = _checked(source, entry)
             counters.add("kernels_built")
-            kernel = Kernel(source, entry)
-            build.dump(entry)
+            build.dump(source, entry)
     return kernel
+
+
+def _checked(source: KernelSource, entry: cache.Entry) -> Kernel:
+    """The kernel just built; what the compiler called a success may be no library at all."""
+    try:
+        return Kernel(source, entry)
+    except OSError as error:
+        cache.discard(source.key)
+        raise CompilerFailedError(
+            f"The C++ compiler {entry.meta['compiler'][0]} made a library that cannot be loaded.",
+            why=f"{error}.",
+            fix="unset CXX and FLEXATTN_CXX, or take out options that change the kind of output.",
+        ) from error
 
 
 def _in_child() -> None:
@@ -259,6 +293,8 @@ def _in_child() -> None:
     global _forked
     _forked = True
     _building.clear()
+    if _kernels:  # then torch has used its own threads too, and its operators would wait as well
+        torch.set_num_threads(1)
 
 
 counters.on_clear(_kernels.clear)

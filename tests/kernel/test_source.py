@@ -82,6 +82,15 @@ def test_the_text_quotes_the_lines_it_came_from():
 
 
 @pytest.mark.null
+def test_the_analysis_tells_proofs_and_hoisted_parts():
+    text = kernel_source(BIASED, "forward", dtype="f32", isa=AVX2).analysis_text
+    assert "capture0, index 0: guarded at run time" in text
+    assert "once per query: q:0" in text
+    proved = kernel_source(BIASED, "forward", dtype="f32", isa=AVX2, proved={(0, "inside")})
+    assert "capture0, index 0: proved inside" in proved.analysis_text
+
+
+@pytest.mark.null
 def test_only_the_math_that_is_used_is_in_the_text():
     tanh = Apply("tanh", (S,), F32)
     without = kernel_source(PLAIN, "forward", dtype="f32", isa=AVX2).text

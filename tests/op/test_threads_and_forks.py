@@ -55,7 +55,7 @@ def test_threads() -> None:
 
 
 def _in_child(results: multiprocessing.SimpleQueue, q: torch.Tensor, want: list[torch.Tensor]):
-    # Nothing large by torch itself here: its own OpenMP loops hang in a forked child.
+    torch.zeros(1 << 20)  # torch's own OpenMP loops would hang in the child as ours would
     leaf = q.clone().requires_grad_()
     found = [flex_attention(leaf, leaf, leaf, lambda s, b, h, q, k: s + 0.25 * k)]
     found += torch.autograd.grad(found[0].sum(), leaf)

@@ -40,6 +40,7 @@ class HandWritten:
     spec: KernelSpec = TILES
     program: Program = PROGRAM
     program_text: str = "the program"
+    analysis_text: str = "what is known of it"
     meta: dict[str, Any] = dataclasses.field(default_factory=lambda: {"direction": "tiles"})
 
     @property

@@ -65,8 +65,17 @@ def remove_meta(folder: Path) -> None:
 def library_is_a_text(folder: Path) -> None:
     (folder / "kernel.so").write_text("no library")
     meta = json.loads((folder / "meta.json").read_text())
-    meta["checksum"] = cache.checksum(b"no library")
+    meta["checksum"] = cache.checksum(b"no library", meta)
     (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def change_a_fact(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"direction": "elsewhere"}))
+
+
+def nest_meta_deeply(folder: Path) -> None:
+    (folder / "meta.json").write_text("[" * 100_000)
 
 
 def entry_is_a_file(folder: Path) -> None:
@@ -78,7 +87,8 @@ def entry_is_a_file(folder: Path) -> None:
     "damage",
     [
         truncate_library, flip_a_bit_of_the_library, empty_library, remove_library,
-        half_write_meta, meta_is_a_list, remove_meta, library_is_a_text, entry_is_a_file,
+        half_write_meta, meta_is_a_list, remove_meta, change_a_fact, nest_meta_deeply,
+        library_is_a_text, entry_is_a_file,
     ],
 )  # fmt: skip
 def test_a_damaged_entry_is_built_again(cache_dir, source, damage):
@@ -194,3 +204,20 @@ def test_the_default_directory_follows_xdg(monkeypatch):
     monkeypatch.delenv("FLEXATTN_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache.directory() == Path("/somewhere/flexattn")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/paths/are/to/be/ignored")
+    assert cache.directory() == Path("~/.cache/flexattn").expanduser()
+
+
+def test_a_home_that_does_not_exist_is_an_error(source, monkeypatch):
+    def nobody(number):
+        raise KeyError(number)
+
+    with monkeypatch.context() as patch:
+        for name in ("FLEXATTN_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+            patch.delenv(name, raising=False)
+        patch.setattr("pwd.getpwuid", nobody)
+        with pytest.raises(CacheDirectoryError, match="set FLEXATTN_CACHE_DIR"):
+            launch.load(source())
+    monkeypatch.setenv("FLEXATTN_CACHE_DIR", "~no-such-user/cache")
+    with pytest.raises(CacheDirectoryError, match="no-such-user"):
+        launch.load(source())

@@ -86,6 +86,40 @@ def test_a_program_that_cannot_be_run_failed(cache_dir, source, tmp_path, monkey
         launch.load(source())
 
 
+def test_a_name_with_an_open_quote_is_an_error(no_choice, monkeypatch):
+    monkeypatch.setenv("CXX", 'g++ "')
+    with pytest.raises(CompilerNotFoundError, match="cannot be split into words"):
+        compiler.find()
+
+
+def test_a_compiler_that_hangs_is_stopped(cache_dir, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEXATTN_CXX", script(tmp_path / "c++", "exec sleep 600"))
+    monkeypatch.setattr(compiler, "_PATIENCE_S", 0.1)
+    with pytest.raises(CompilerFailedError, match=r"did not end within 0\.1 seconds") as caught:
+        launch.load(source())
+    assert str(cache_dir / "failed") in caught.value.at
+    monkeypatch.undo()
+    monkeypatch.setenv("FLEXATTN_CACHE_DIR", str(cache_dir))
+    launch.load(source())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'while [ "$1" != -o ]; do shift; done; echo no library > "$2"',
+        'while [ "$1" != -o ]; do shift; done; echo "int other;" | g++ -x c++ -shared -o "$2" -',
+    ],
+    ids=["text", "without the kernel"],
+)
+def test_what_cannot_be_loaded_was_not_compiled(cache_dir, source, tmp_path, monkeypatch, body):
+    with monkeypatch.context() as patch:
+        patch.setenv("FLEXATTN_CXX", script(tmp_path / "c++", body))
+        with pytest.raises(CompilerFailedError, match="cannot be loaded"):
+            launch.load(source())
+    assert not (cache_dir / source().key).exists()
+    launch.load(source())
+
+
 def test_long_messages_are_cut(cache_dir, source, tmp_path, monkeypatch):
     body = 'for i in $(seq 100); do echo "error $i" >&2; done; exit 1'
     monkeypatch.setenv("FLEXATTN_CXX", script(tmp_path / "c++", body))

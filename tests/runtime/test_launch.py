@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flexattn.errors import CacheDirectoryError
 from flexattn.runtime import counters, launch
 
 INTS, TABLE = torch.tensor([7, 8, 9], dtype=torch.int32), torch.zeros(4, 6).t()
@@ -167,5 +168,17 @@ def test_dump_writes_what_a_reader_wants(cache_dir, source, tmp_path, monkeypatc
     monkeypatch.setenv("FLEXATTN_DUMP", str(tmp_path / "dump"))
     launch.load(source())
     (folder,) = (tmp_path / "dump").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"ir.txt", "kernel.cpp", "meta.json"}
+    names = {"ir.txt", "analysis.txt", "kernel.cpp", "meta.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert (folder / "analysis.txt").read_text() == source().analysis_text
     assert "flexattn_tiles" in (folder / "kernel.cpp").read_text()
+
+
+@pytest.mark.parametrize("place", ["file/below", "~no-such-user/dump"])
+def test_a_dump_that_cannot_be_written_is_an_error(cache_dir, source, monkeypatch, place, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLEXATTN_DUMP", place if place[0] == "~" else str(tmp_path / place))
+    with pytest.raises(CacheDirectoryError, match="FLEXATTN_DUMP"):
+        launch.load(source())
+    monkeypatch.delenv("FLEXATTN_DUMP")
+    launch.load(source())
