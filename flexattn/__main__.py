@@ -14,7 +14,7 @@ import torch
 
 from flexattn import knobs
 from flexattn.bench import report, suites
-from flexattn.errors import ArgumentError, FlexAttentionError
+from flexattn.errors import ArgumentError, CompilerNotFoundError, FlexAttentionError
 from flexattn.kernel import isa
 from flexattn.reports.compile_only import DIRECTIONS, compile_only, kind_of
 from flexattn.reports.explain import explain
@@ -100,10 +100,10 @@ def find_mod(path: str) -> Callable[..., Any]:
 
 
 def _info(arguments: Any) -> int:
-    entries, found = cache.entries(), compiler.find()
+    entries = cache.entries()
     facts = report.machine() | {
         "instruction_set": isa.host().name,
-        "compiler": f"{found.path} ({found.version})",
+        "compiler": _compiler(),
         "cache_directory": str(cache.directory()),
         "cached_kernels": len(entries),
         "settings": {name: knobs.get(name) for name in knobs.KNOBS},
@@ -114,6 +114,15 @@ def _info(arguments: Any) -> int:
         for name, value in facts.items():
             print(f"{name:<16} {value}")
     return 0
+
+
+def _compiler() -> str:
+    """The compiler, or what is wrong with it: a command that looks for trouble has to run then."""
+    try:
+        found = compiler.find()
+    except CompilerNotFoundError as error:
+        return f"none: {error.summary}"
+    return f"{found.path} ({found.version})"
 
 
 def _explain(arguments: Any) -> int:

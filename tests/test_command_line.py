@@ -64,3 +64,10 @@ def test_errors_are_told_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", "no-such-suite"])
     assert stop.value.code == 2
+
+
+def test_info_runs_where_there_is_no_compiler(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    code, said = run(capsys, "info", "--json")
+    assert code == 0
+    assert "no-such-compiler" in json.loads(said.out)["compiler"]

@@ -114,7 +114,7 @@ def evaluator(bound: Bound, shape: Shape, device: torch.device) -> Evaluate:
 
     def kept(*grid: Tensor) -> Tensor:
         keep = value(guarded.root, grid)
-        if guarded.fault is not None:
+        if guarded.fault is not None and not keep.is_meta:  # there, only shapes exist
             # A mask that cannot be read decides nothing, whatever its safe reading says.
             bad = value(guarded.fault, grid)
             if bool(bad.any()):

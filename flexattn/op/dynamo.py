@@ -52,9 +52,9 @@ class FunctionOperator(HigherOrderOperator):
         captured: tuple[tuple[Any, ...], ...] = (),
         names: tuple[str, ...] = (),
     ) -> Any:
-        if names:
-            mods = tuple(map(_bind, mods, captured, names))
-        return self.run(mods, first, rest)
+        if not names:  # Dynamo gave up on these mods: it must not meet them again inside
+            return torch.compiler.disable(self.run)(mods, first, rest)
+        return self.run(tuple(map(_bind, mods, captured, names)), first, rest)
 
 
 def _bind(mod: GraphModule | None, values: tuple[Any, ...], name: str) -> Callable[..., Any] | None:
@@ -158,7 +158,11 @@ def record_attention(
         if block_mask.full_kv_num_blocks is not None:
             tables += [block_mask.full_kv_num_blocks, block_mask.full_kv_indices]
         if mask_mod is not None:
-            raise ArgumentError("both mask_mod and block_mask are given.")
+            raise ArgumentError(
+                "both mask_mod and block_mask are given.",
+                why="a block_mask has a mask_mod of its own.",
+                fix="pass one of them.",
+            )
         rest["mask"] = (tuple(tables), block_mask.seq_lengths, block_mask.BLOCK_SIZE)
         mask_mod = block_mask.mask_mod
     return ATTENTION((score_mod, mask_mod), query, rest)

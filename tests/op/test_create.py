@@ -307,3 +307,9 @@ def peak_of_process() -> int:
         pytest.skip("needs Linux")
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def test_where_no_values_exist_a_mask_has_its_shape() -> None:
+    far = torch.arange(8, device="meta")
+    mask = create_block_mask(lambda b, h, q, kv: far[q] >= far[kv], 1, 1, 8, 8, BLOCK_SIZE=4)
+    assert mask.device.type == "meta" and mask.shape == (1, 1, 8, 8)

@@ -267,3 +267,20 @@ def test_a_mod_that_cannot_be_traced_is_named(case):
     compiled = Counter("eager").compile(flex_attention)
     with pytest.raises(Exception, match="running_sum"):
         compiled(*case.inputs[:3], running_sum)
+
+
+def test_a_mod_that_dynamo_gives_up_on_gets_its_own_error(case):
+    def branching(score, b, h, q_idx, kv_idx):
+        return score if q_idx > kv_idx else -score
+
+    def numbered(b, h, q_idx, kv_idx):
+        return q_idx.item() > kv_idx
+
+    compiled = torch.compile(flex_attention, backend="eager")
+    with pytest.raises(errors.TracedBranchError, match="branching"):
+        compiled(*case.inputs[:3], branching)
+    masked = torch.compile(create_block_mask, backend="eager")
+    with pytest.raises(errors.TracedValueError, match="numbered"):
+        masked(numbered, None, None, 24, 24, device="cpu")
+    expected = flex_attention(*case.inputs[:3])
+    torch.testing.assert_close(compiled(*case.inputs[:3]), expected)
