@@ -1,4 +1,4 @@
-"""The block lists of a mask_mod: every pair is evaluated, by a kernel or the interpreter."""
+"""The block lists of a mask_mod: by proof, or every pair evaluated by a kernel or interpreter."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flexattn.masks.tables import cdiv, from_classes
 from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of, kernel_for
 from flexattn.op.programs import Bound, variant_of_text
+from flexattn.op.proofs import proved_classes
 from flexattn.op.request import Call, Position
 from flexattn.passes.guard import Guarded, guard
 
@@ -51,8 +52,24 @@ def block_classes(
         sizes = (cdiv(q_len, block[0]), cdiv(kv_len, block[1]))
         classes = torch.zeros((batch, heads, *sizes), dtype=torch.uint8, device=device)
     else:
-        classes = _classifier(bound, small, device, backend)(bound, small, block, device)
+        classes = _classes(bound, small, block, device, backend)
     return classes.expand(*shape[:2], -1, -1)
+
+
+def _classes(
+    bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device, backend: str | None
+) -> Tensor:
+    """By proof, unless a backend is asked for by name or the mask lies elsewhere."""
+    by_evaluation = _classifier(bound, shape, device, backend)
+    if backend or knobs.get("FLEXATTN_BACKEND") or device.type != "cpu":
+        return by_evaluation(bound, shape, block, device)
+    return proved_classes(
+        bound,
+        shape,
+        block,
+        evaluator(bound, shape, device),
+        lambda: by_evaluation(bound, shape, block, device),
+    )
 
 
 def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str | None) -> Classes:

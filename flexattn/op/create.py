@@ -45,7 +45,8 @@ def create_block_mask(
     """The block mask of ``mask_mod(b, h, q_idx, kv_idx) -> bool``.
 
     Args:
-        mask_mod: Whether a query attends to a key. It is evaluated for every pair, in pieces.
+        mask_mod: Whether a query attends to a key. Blocks are found by proof; a block that no
+            proof decides is evaluated, pair by pair.
         B: Batches; None or 1 for a mask that all batches share.
         H: Query heads; None or 1 for a mask that all heads share.
         Q_LEN: Queries; 0 gives an empty mask.
@@ -58,8 +59,8 @@ def create_block_mask(
             which mask_mod is not asked again.
         compute_dq_write_order: PyTorch's; without effect, as gradients are repeatable anyway.
         dq_kv_order: PyTorch's; without effect.
-        backend: ``"cpp"`` (a generated kernel), ``"eager"`` (the interpreter), or by default
-            the first that fits the device.
+        backend: None for proofs, or what evaluates every pair instead: ``"cpp"`` (a generated
+            kernel) or ``"eager"`` (the interpreter).
 
     Raises:
         IndexOutOfRangeError: mask_mod keeps a pair for which it reads outside a capture.
