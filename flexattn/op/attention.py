@@ -157,8 +157,6 @@ def attend(
     compute = compute_dtype(query.dtype)
     device = query.device
     score_mod, mask_mod = mods
-    if query.is_neg() or key.is_neg() or value.is_neg():  # kernels read memory as it lies
-        query, key, value = query.resolve_neg(), key.resolve_neg(), value.resolve_neg()
     score = (
         None if score_mod is None else trace_mod(score_mod, "score", compute=compute, device=device)
     )

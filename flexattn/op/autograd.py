@@ -46,8 +46,6 @@ class _Attention(torch.autograd.Function):
         out, lse, *tensors = ctx.saved_tensors
         if grad_out is None:
             grad_out = torch.zeros((), dtype=out.dtype, device=out.device).expand(out.shape)
-        grad_out = grad_out.resolve_neg()  # kernels read memory as it lies
-        grad_lse = None if grad_lse is None else grad_lse.resolve_neg()
         needed = tuple(ctx.needs_input_grad[1:])
         if torch.is_grad_enabled():
             grads = _FirstOrder.apply(ctx.call, needed, out, lse, grad_out, grad_lse, *tensors)

@@ -46,8 +46,7 @@ class Traced:
     _lifted: Mapping[int, Input] | None = None
 
     def __init__(self, tape: Tape, root: int) -> None:
-        # Kernels read memory as it lies: a pending negation (``x.conj().imag``) is carried out.
-        captures = [t.resolve_neg() if t.is_neg() else t for t in tape.captures]
+        captures = tape.captures
         self.numbers = tuple(tape.numbers)
         self.captures = captures
         types = [(t.dtype, t.ndim) for t in captures] if captures else ()
