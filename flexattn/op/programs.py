@@ -3,8 +3,9 @@
 Numbers must not multiply kernels. Mods of equal structure form a *family*; its first program
 has all numbers built in, and the second distinct value met at a position makes that position a
 run-time scalar for the family from then on. Bools, and numbers that the tracer needs as
-constants (exponents, dims, direct indices), never become one; 0, ±1, ±inf and NaN never cause
-one, because with them built in whole operations disappear.
+constants (exponents, dims, direct indices), never become one; 0.0, ±1.0, ±inf and NaN never
+cause one, because with them built in whole operations disappear. Whole numbers are sizes and
+offsets, of which 0 and 1 are like any other.
 """
 
 from __future__ import annotations
@@ -292,7 +293,9 @@ def _newly_varying(
 
 
 def _liftable(value: Number) -> bool:
-    return not isinstance(value, bool) and value not in (0, 1, -1) and math.isfinite(value)
+    if isinstance(value, float):
+        return value not in (0.0, 1.0, -1.0) and math.isfinite(value)
+    return not isinstance(value, bool)
 
 
 def _variant_key(numbers: tuple[Number, ...], lifted: frozenset[int]) -> Hashable:

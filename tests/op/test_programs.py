@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -43,8 +44,9 @@ def test_first_value_keeps_its_own_program() -> None:
     assert again.variant in (first.variant, _bind_window(256).variant)
 
 
-def test_ten_windows_make_two_programs() -> None:
-    variants = {id(_bind_window(size).variant) for size in range(100, 1100, 100)}
+@pytest.mark.parametrize("sizes", [range(100, 1100, 100), range(10), (8, 1, 2, 0, *range(20, 26))])
+def test_ten_windows_make_two_programs(sizes: Sequence[int]) -> None:
+    variants = {id(_bind_window(size).variant) for size in sizes}
     assert len(variants) == 2
 
 
