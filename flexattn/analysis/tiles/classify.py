@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from flexattn.analysis.tiles.prover import Prover
 from flexattn.analysis.tiles.segments import by_segments
 from flexattn.analysis.tiles.truth import Truth
 from flexattn.analysis.tiles.values import Array, UnknownNode
-from flexattn.analysis.tiles.witness import CORNERS, SPREAD, witnesses
+from flexattn.analysis.tiles.witness import CENTRE, CORNERS, SPREAD, witnesses
 from flexattn.ir.nodes import F32, DType, Input, Node, walk
 
 EMPTY, PARTIAL, FULL, UNDECIDED = 0, 1, 2, 3
+
+Left: TypeAlias = "tuple[Array, ...]"  # b, h, row, col of the tiles left
+Known: TypeAlias = "tuple[Array, Array]"  # whether a kept and a dropped pair of each is known
 
 DENSE = 1 << 23
 """Tiles proved at once."""
@@ -34,12 +38,22 @@ class TileClasses:
         classes: uint8 [B, H, rows, cols], EMPTY PARTIAL FULL or UNDECIDED; B (H) is 1 for a mask
             that does not read b (h).
         stages: Tiles decided by ``proof``, ``witness`` and ``segments``.
-        rules: For each rule, on how many tiles a condition was decided by it.
+        leaves: What the rules said, by part of the tiles: their number, (rule, truth) pairs.
     """
 
     classes: Array
     stages: Counter[str] = field(default_factory=Counter)
-    rules: Counter[str] = field(default_factory=Counter)
+    leaves: list[tuple[int, list[tuple[str, Truth]]]] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Counter[str]:
+        """For each rule, on how many tiles a condition was decided by it."""
+        found: Counter[str] = Counter()
+        for size, leaves in self.leaves:
+            for rule, leaf in leaves:
+                decided = ~(leaf.may & leaf.may_not) | (leaf.some & leaf.some_not)
+                found[rule] += np.count_nonzero(decided) * (size // max(1, decided.size))
+        return found
 
     @property
     def undecided(self) -> int:
@@ -124,67 +138,84 @@ class _Part:
             safe = ~prover.truth(self.fault, True).may if self.fault is not None else True
         except RecursionError:
             return
-        self._dense(truth, safe)
-        size = self.classes.size
-        for rule, leaf in prover.leaves:
-            decided = ~(leaf.may & leaf.may_not) | (leaf.some & leaf.some_not)
-            count = np.count_nonzero(decided) * (size // max(1, decided.size))
-            self.result.rules[rule] += int(count)
-        self._rest(np.broadcast_to(safe, self.classes.shape))
+        self.result.leaves.append((self.classes.size, prover.leaves))
+        if not _is_exact(truth) or self.fault is not None:
+            self._dense(truth, safe)
+            self._rest(truth, np.broadcast_to(safe, self.classes.shape))
+            return
+        self.classes[...] = truth.may.view(np.uint8) + (~truth.may_not).view(np.uint8)
+        _lower_edges(self.classes, self.sticks_out)
+        self.result.stages["proof"] += self.classes.size
 
     def _dense(self, truth: Truth, safe: Array | bool) -> None:
-        """Take what is decided of all tiles, touching a dense array as seldom as possible."""
+        """Take what is decided of all tiles."""
         classes = self.classes
-        partial = _partial(truth, self.sticks_out)
-        classes[...] = np.where(partial, np.uint8(PARTIAL), np.uint8(UNDECIDED))
-        full = ~truth.may_not & ~self.sticks_out
-        np.copyto(classes, np.uint8(FULL), where=full)
+        classes[...] = UNDECIDED
+        np.copyto(classes, np.uint8(PARTIAL), where=_partial(truth, self.sticks_out))
+        np.copyto(classes, np.uint8(FULL), where=~truth.may_not)
+        _lower_edges(classes, self.sticks_out)
         np.copyto(classes, np.uint8(EMPTY), where=~truth.may)
         if safe is not True:
             np.copyto(classes, np.uint8(UNDECIDED), where=~safe)
         self.result.stages["proof"] += int(np.count_nonzero(classes != UNDECIDED))
 
-    def _rest(self, safe: Array) -> None:
+    def _rest(self, truth: Truth, safe: Array) -> None:
         left = np.nonzero((self.classes == UNDECIDED) & safe)
         if not len(left[0]):
             return
-        left = self._by_witness(left, CORNERS, "witness")
+        some, some_not = (
+            np.broadcast_to(side, safe.shape) for side in (truth.some, truth.some_not)
+        )
+        known = some[left], some_not[left] | self.sticks_out[left[2:]]
+        for points in (CENTRE, CORNERS):
+            left, known = self._by_witness(left, known, points)
         if len(left[0]) and {Q, KV} <= self.facts.forms.reads(self.mask):
-            left = self._by_segments(left)
+            left, known = self._by_segments(left, known)
         if len(left[0]):
-            self._by_witness(left, SPREAD, "witness")
+            self._by_witness(left, known, SPREAD)
 
-    def _by_witness(self, left: tuple[Array, ...], points: Array, stage: str) -> tuple[Array, ...]:
+    def _by_witness(self, left: Left, known: Known, points: Array) -> tuple[Left, Known]:
         try:
             kept, dropped = witnesses(self.mask, self.facts, self._listed(left), points)
         except (UnknownNode, RecursionError):
-            return left
-        return self._take(
-            left, kept & (dropped | self.sticks_out[left[2], left[3]]), PARTIAL, stage
-        )
+            return left, known
+        kept, dropped = kept | known[0], dropped | known[1]
+        found = kept & dropped
+        left = self._take(left, found, np.full(len(found), PARTIAL, np.uint8), "witness")
+        return left, (kept[~found], dropped[~found])
 
-    def _by_segments(self, left: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _by_segments(self, left: Left, known: Known) -> tuple[Left, Known]:
         truth = by_segments(self.mask, self.facts, self._listed(left))
         if truth is None:
-            return left
+            return left, known
         out = self.sticks_out[left[2], left[3]]
         classes = np.full(len(left[0]), UNDECIDED, np.uint8)
         classes[_partial(truth, out)] = PARTIAL
         classes[~truth.may_not & ~out] = FULL
         classes[~truth.may] = EMPTY
-        return self._take(left, classes != UNDECIDED, classes, "segments")
+        found = classes != UNDECIDED
+        known = known[0] | truth.some, known[1] | truth.some_not
+        left = self._take(left, found, classes, "segments")
+        return left, (known[0][~found], known[1][~found])
 
-    def _listed(self, left: tuple[Array, ...]) -> Frame:
+    def _listed(self, left: Left) -> Frame:
         b, h, row, col = left
         return Frame(self.frame.q, self.frame.kv, (b, h, row, col))
 
-    def _take(
-        self, left: tuple[Array, ...], known: Array, classes: Array | int, stage: str
-    ) -> tuple[Array, ...]:
+    def _take(self, left: Left, known: Array, classes: Array, stage: str) -> Left:
         self.result.stages[stage] += int(np.count_nonzero(known))
-        at = tuple(index[known] for index in left)
-        self.classes[at] = classes[known] if isinstance(classes, np.ndarray) else classes
+        self.classes[tuple(index[known] for index in left)] = classes[known]
         return tuple(index[~known] for index in left)
+
+
+def _is_exact(truth: Truth) -> bool:
+    return truth.may is truth.some and truth.may_not is truth.some_not and truth.may.ndim > 0
+
+
+def _lower_edges(classes: Array, sticks_out: Array) -> None:
+    """FULL becomes PARTIAL in tiles that stick out: they lie in the last row and column."""
+    for edge, out in ((classes[:, :, -1], sticks_out[-1]), (classes[..., -1], sticks_out[:, -1])):
+        edge[(edge == FULL) & out] = PARTIAL
 
 
 def _partial(truth: Truth, sticks_out: Array) -> Array:

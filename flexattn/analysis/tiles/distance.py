@@ -18,12 +18,11 @@ def of_distances(holds: Array, frame: Frame) -> Truth:
     if holds.shape[-1] == 1:
         at = frame.all(holds[..., None])
         return exact(at, ~at)
+    if frame.tiles is None and _is_square(frame):
+        return _per_diagonal(holds, frame)
     before = np.zeros((*holds.shape[:-1], holds.shape[-1] + 1), np.int32)
     np.cumsum(holds, axis=-1, out=before[..., 1:])
     if frame.tiles is None:
-        diagonal = _per_diagonal(before, frame)
-        if diagonal is not None:
-            return diagonal
         first, end = _window(frame.q, frame.kv, np.arange(len(frame.q))[:, None], slice(None))
         count = before[..., end] - before[..., first]
     else:
@@ -41,16 +40,25 @@ def _window(q: Axis, kv: Axis, row: Array, col: Array | slice) -> tuple[Array, A
     return first, q.edges[1:][row] - kv.edges[:-1][col] + shift
 
 
-def _per_diagonal(before: Array, frame: Frame) -> Truth | None:
-    """One entry per diagonal of equal square tiles, shown as [rows, cols] without copying."""
-    rows, cols = len(frame.q), len(frame.kv)
-    size = int(frame.q.edges[1])
-    if (frame.q.sizes != size).any() or (frame.kv.sizes != size).any():
-        return None
-    # Diagonal i has row - col = i - (cols - 1).
-    first = np.arange(rows + cols - 1) * size
-    count = before[..., first + 2 * size - 1] - before[..., first]
-    return exact(*(_spread(found, rows, cols) for found in (count > 0, count < 2 * size - 1)))
+def _is_square(frame: Frame) -> bool:
+    """Whether all tiles are of one size, as long as wide."""
+    size = frame.q.edges[1]
+    return bool((frame.q.sizes == size).all() and (frame.kv.sizes == size).all())
+
+
+def _per_diagonal(holds: Array, frame: Frame) -> Truth:
+    """One entry per diagonal of tiles, shown as [rows, cols] without copying.
+
+    Diagonal i, of row - col = i - (cols - 1), has the distances of group i of ``size``, and those
+    of group i + 1 but its last.
+    """
+    rows, cols, size = len(frame.q), len(frame.kv), int(frame.q.edges[1])
+    padded = np.zeros((*holds.shape[:-1], (rows + cols) * size), bool)
+    padded[..., : holds.shape[-1]] = holds
+    groups = padded.reshape(*holds.shape[:-1], rows + cols, size)
+    some = np.logical_or(groups[..., :-1, :].any(-1), groups[..., 1:, :-1].any(-1))
+    all_ = np.logical_and(groups[..., :-1, :].all(-1), groups[..., 1:, :-1].all(-1))
+    return exact(_spread(some, rows, cols), _spread(np.logical_not(all_), rows, cols))
 
 
 def _spread(diagonal: Array, rows: int, cols: int) -> Array:

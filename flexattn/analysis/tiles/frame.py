@@ -66,7 +66,7 @@ class Frame:
 
     q: Axis
     kv: Axis
-    tiles: tuple[Array, Array, Array, Array] | None = None
+    tiles: tuple[Array, ...] | None = None
 
     def rows(self, fact: Array) -> Array:
         """A fact [B, H, rows] on the tiles."""

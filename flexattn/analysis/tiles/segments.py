@@ -8,13 +8,16 @@ from flexattn.analysis.tiles.facts import Facts
 from flexattn.analysis.tiles.frame import Axis, Frame
 from flexattn.analysis.tiles.prover import Prover
 from flexattn.analysis.tiles.truth import Truth
-from flexattn.analysis.tiles.values import Array
+from flexattn.analysis.tiles.values import Array, UnknownNode
+from flexattn.analysis.tiles.witness import CENTRE, CORNERS, SPREAD, witnesses
 from flexattn.ir.nodes import Node
 
-MOST = 9
+MOST = 18
 """Pieces of one interval; one with more is not cut at all."""
 
-_RECTANGLES = 1 << 20
+POINTS = np.concatenate([CENTRE, CORNERS, SPREAD[::6]])
+
+_RECTANGLES = 1 << 18
 
 
 def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
@@ -33,10 +36,26 @@ def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
     wide = n_kv[col][tile]
     pieces = first_q[row][tile] + place // wide, first_kv[col][tile] + place % wide
     inner = Frame(q, kv, (b[tile], h[tile], *pieces))
-    truth = Prover(facts, inner).truth(node, True)
-    return Truth(
-        *(np.logical_or.reduceat(np.broadcast_to(side, (total,)), starts) for side in truth)
-    )
+    found = Prover(facts, inner).truth(node, True)
+    may, may_not, some, some_not = (np.broadcast_to(side, (total,)) for side in found)
+    truth = Truth(*(np.logical_or.reduceat(s, starts) for s in (may, may_not, some, some_not)))
+    # What is still open is asked of single pairs where it may be: not all over the tile.
+    open_ = truth.may & ~truth.some | truth.may_not & ~truth.some_not
+    asked = np.flatnonzero((may & may_not & ~(some & some_not)) & open_[tile])
+    kept, dropped = _witnesses(node, facts, inner, asked)
+    some, some_not = truth.some.copy(), truth.some_not.copy()
+    some[tile[asked[kept]]] = True
+    some_not[tile[asked[dropped]]] = True
+    return truth._replace(some=some, some_not=some_not)
+
+
+def _witnesses(node: Node, facts: Facts, frame: Frame, asked: Array) -> tuple[Array, Array]:
+    assert frame.tiles is not None
+    listed = Frame(frame.q, frame.kv, tuple(index[asked] for index in frame.tiles))
+    try:
+        return witnesses(node, facts, listed, POINTS)
+    except UnknownNode:
+        return np.zeros(len(asked), bool), np.zeros(len(asked), bool)
 
 
 def _cut(axis: Axis, values: list[Array], used: Array) -> tuple[Axis, Array, Array]:

@@ -101,11 +101,10 @@ def _join(rows: tuple[Array, Array, int], cols: tuple[Array, Array, int], found:
     common = int(((n_row > 0) & (n_col > 0)).sum())
     if common * found.size <= 64 * triples and common * sum(found.shape) <= _FLAGS:
         place = np.cumsum((n_row > 0) & (n_col > 0)) - 1
-        has_row, has_col = (np.zeros((size, common), np.float32) for size in found.shape)
-        for has, v, owner, other in ((has_row, v_row, row, n_col), (has_col, v_col, col, n_row)):
-            both = other[v] > 0
-            has[owner[both], place[v[both]]] = 1
-        found |= has_row @ has_col.T > 0
+        bits_row = _bits(row, place[v_row], n_col[v_row] > 0, (found.shape[0], common))
+        bits_col = _bits(col, place[v_col], n_row[v_col] > 0, (found.shape[1], common))
+        for word_row, word_col in zip(bits_row, bits_col):
+            found |= (word_row[:, None] & word_col) != 0
         return True
     if triples <= _JOINED:
         # Column pairs are sorted by value: those of value v start at first[v].
@@ -116,6 +115,13 @@ def _join(rows: tuple[Array, Array, int], cols: tuple[Array, Array, int], found:
         found[np.repeat(row, times), col[np.repeat(first[v_row], times) + within]] = True
         return True
     return False
+
+
+def _bits(interval: Array, value: Array, chosen: Array, shape: tuple[int, int]) -> Array:
+    """Which values occur in each interval, 64 to a word: uint64 [words, intervals]."""
+    flags = np.zeros((shape[0], -(-shape[1] // 64) * 64), bool)
+    flags[interval[chosen], value[chosen]] = True
+    return np.ascontiguousarray(np.packbits(flags, axis=1).view(np.uint64).T)
 
 
 def _pairs(owner: Array, values: Array, count: int, low: int, span: int) -> tuple[Array, Array]:
@@ -131,6 +137,6 @@ def _pairs(owner: Array, values: Array, count: int, low: int, span: int) -> tupl
     return keys // count, keys % count
 
 
-def _pick(found: Array, tiles: tuple[Array, Array, Array, Array]) -> Array:
+def _pick(found: Array, tiles: tuple[Array, ...]) -> Array:
     b, h = (i if size > 1 else np.zeros_like(i) for i, size in zip(tiles[:2], found.shape[:2]))
     return found[b, h, tiles[2], tiles[3]]

@@ -9,8 +9,9 @@ from flexattn.analysis.tiles.frame import Frame
 from flexattn.analysis.tiles.values import Array
 from flexattn.ir.nodes import Node
 
-# As parts of 64 of a tile's extent: the corners and the centre, then points spread evenly.
-CORNERS = np.array([(0, 0), (0, 63), (63, 0), (63, 63), (32, 31)])
+# As parts of 64 of a tile's extent: its centre, its corners, then points spread evenly.
+CENTRE = np.array([(32, 31)])
+CORNERS = np.array([(0, 0), (0, 63), (63, 0), (63, 63)])
 SPREAD = np.array([((29 * i + 7) % 64, i) for i in range(64)])
 
 _BATCH = 1 << 18
