@@ -5,74 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from dense_truth import MODS, dense, dense_mod
+from drawn_masks import frame_of, listed, make, several, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexattn import create_block_mask
 from flexattn.errors import BlockMaskError
-from flexattn.masks import BlockMask, noop_mask
+from flexattn.masks import BlockMask
 from flexattn.masks.algebra import inputs_of, same_mod
-from flexattn.masks.tables import FULL, PARTIAL, from_classes, to_classes
+from flexattn.masks.closures import take_out
+from flexattn.masks.tables import to_classes
 
 CAUSAL, WINDOW = MODS["causal"], MODS["window"]
-BLOCK = (8, 4)
-LENGTHS = st.tuples(st.integers(1, 26), st.integers(1, 18))
-NAMES = st.sampled_from([*sorted(MODS), "noop"])
-
-
-def mod_of(name: str):  # type: ignore[no-untyped-def]
-    return noop_mask if name == "noop" else MODS[name]
-
-
-@st.composite
-def masks(draw, lengths: tuple[int, int], frame: tuple[int, int]):  # type: ignore[no-untyped-def]
-    """A mask of ``frame``, or shared along it: made from a mod, or a list at odds with its mod."""
-    name = draw(NAMES)
-    b, h = (draw(st.sampled_from([1, size])) for size in frame)
-    if draw(st.booleans()):
-        separate = draw(st.booleans())
-        return create_block_mask(
-            mod_of(name),
-            b,
-            h,
-            *lengths,
-            device="cpu",
-            BLOCK_SIZE=BLOCK,
-            separate_full_blocks=separate,
-        )
-    rows, cols = (-(-length // size) for length, size in zip(lengths, BLOCK))
-    most = draw(st.sampled_from([PARTIAL, FULL]))
-    seed = draw(st.integers(0, 1 << 20))
-    classes = torch.randint(
-        0, most + 1, (b, h, rows, cols), generator=torch.Generator().manual_seed(seed)
-    ).byte()
-    return BlockMask._make(
-        *from_classes(classes, most == FULL),
-        seq_lengths=lengths,
-        BLOCK_SIZE=BLOCK,
-        mask_mod=mod_of(name),
-        _q_wanted=True,
-    )
-
-
-def spread(mask: BlockMask, frame: tuple[int, int]) -> BlockMask:
-    """The same list written out for every batch and head: what a shared mask means."""
-    tables = [
-        None if pair is None else tuple(t.expand(*frame, *t.shape[2:]) for t in pair)
-        for pair in (mask._partial, mask._full)
-    ]
-    return mask._with(*tables)
-
-
-@st.composite
-def several(draw, count: int):  # type: ignore[no-untyped-def]
-    lengths = draw(LENGTHS)
-    frame = draw(st.sampled_from([(1, 1), (2, 1), (2, 3)]))
-    return frame, [draw(masks(lengths, frame)) for _ in range(count)]
-
-
-def frame_of(*parts: BlockMask) -> tuple[int, int]:
-    return tuple(max(part.shape[axis] for part in parts) for axis in (0, 1))  # type: ignore[return-value]
 
 
 @settings(max_examples=250, deadline=None)
@@ -115,14 +59,6 @@ def classes(mask: BlockMask) -> list[list[int]]:
     return to_classes(mask._partial, mask._full, mask._cols)[0, 0].tolist()
 
 
-def listed(values: list[list[int]], mod=noop_mask, block: int = 8, **fields) -> BlockMask:  # type: ignore[no-untyped-def]
-    """A mask with these classes."""
-    table = torch.tensor(values, dtype=torch.uint8)[None, None]
-    lengths = tuple(size * block for size in table.shape[2:])
-    defaults = {"seq_lengths": lengths, "BLOCK_SIZE": (block, block), "_q_wanted": True}
-    return BlockMask._make(*from_classes(table, True), mask_mod=mod, **defaults | fields)
-
-
 def test_blocks_combine_exactly() -> None:
     one = listed([[0, 0, 0, 1, 1, 1, 2, 2, 2]], CAUSAL)
     other = listed([[0, 1, 2, 0, 1, 2, 0, 1, 2]], WINDOW)
@@ -157,8 +93,6 @@ def test_lists_that_follow_from_their_mods_are_not_captured() -> None:
 
 def tables_in(mask: BlockMask) -> int:
     """Block lists that the mod captures."""
-    from flexattn.masks.closures import take_out
-
     return sum(tensor.dtype == torch.uint8 for tensor in take_out(mask.mask_mod)[0])
 
 
@@ -199,10 +133,6 @@ def test_heads_without_memory_stay_so() -> None:
         assert result.kv_indices.stride(1) == 0
     assert (many & few).kv_indices.untyped_storage().nbytes() == 4 * 64
     assert (many & few).shape == (8, 16, 64, 64)
-
-
-def make(lengths=(24, 24), batch=2, heads=3, block=8) -> BlockMask:  # type: ignore[no-untyped-def]
-    return create_block_mask(CAUSAL, batch, heads, *lengths, device="cpu", BLOCK_SIZE=block)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +194,17 @@ def test_cat_of_documents_of_different_samples() -> None:
     for b, size in enumerate((3, 5, 5, 7)):
         ids = torch.arange(24) // size
         assert torch.equal(dense(result)[b, 0], ids[:, None] == ids)
+
+
+def test_joined_lists_of_shared_heads_whose_mods_read_the_head_are_not_trusted() -> None:
+    shared = create_block_mask(MODS["heads"], 1, None, 21, 21, device="cpu", BLOCK_SIZE=8)
+    own = create_block_mask(MODS["heads"], 1, 3, 21, 21, device="cpu", BLOCK_SIZE=8)
+    result, wanted = (
+        BlockMask.cat([shared, own]),
+        torch.cat([dense(spread(shared, (1, 3))), dense(own)]),
+    )
+    assert not result._mod_alone and BlockMask.cat([own, own])._mod_alone
+    assert torch.equal(dense(~result), ~wanted)
 
 
 def test_cat_of_nothing() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from dense_truth import MODS, dense
+from drawn_masks import masks, several, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_algebra import masks, several, spread
 
 from flexattn import create_block_mask
 from flexattn.analysis.cost import Shape, backward_cost, forward_cost

@@ -118,9 +118,6 @@ def test_keys_have_an_index_beside_pytorchs_three() -> None:
     assert mask[:, :, :, 1:3].shape == (B, H, Q, 16)
     assert mask[..., 1].shape == (B, H, BLOCK, KV)  # the ellipsis stands for three indices
     assert mask[..., 0, 1, 2, -1].shape == (1, 1, BLOCK, 6)
-    both = mask[:, :, [5, 0], [3, 1]]
-    assert both.shape == (B, H, 16, 16)  # queries 44 to 47 and keys 30 and 31 never existed
-    assert not dense(both)[:, :, 4:8].any() and not dense(both)[..., 6:8].any()
     assert mask[:, :, :, :].mask_mod is mask.mask_mod
     many = make("causal", (1, 1, Q, KV))
     wide = many._with(
@@ -128,6 +125,32 @@ def test_keys_have_an_index_beside_pytorchs_three() -> None:
         tuple(t.expand(4, 8, *t.shape[2:]) for t in many._full),
     )
     assert wide[:, :, :, 1:].kv_indices.stride()[:2] == (0, 0)  # shared heads stay shared
+
+
+@pytest.mark.parametrize("name", ["all", "noise", "heads", "documents"])
+@pytest.mark.parametrize("separate", [True, False])
+def test_parts_of_keys(name: str, separate: bool) -> None:
+    """Queries from 44 and keys from 30 never existed, wherever their blocks are moved."""
+    wanted = dense_mod(MODS[name], (B, H, Q, KV))
+    theirs = create_block_mask(
+        MODS[name], B, H, Q, KV, device="cpu", BLOCK_SIZE=BLOCK, separate_full_blocks=separate
+    )
+    mask = BlockMask.from_torch(theirs)
+    every = slice(None)
+    for rows in (every, [5, 0], [5, 5], slice(2, 4)):
+        for columns in (every, [3, 1], [0, 3, 3, 2], slice(1, 3), slice(1, None), -1):
+            index = (slice(1, None), every, rows, columns)
+            assert torch.equal(dense(mask[index]), expected(wanted, index, BLOCK))
+
+
+def test_full_blocks_that_reach_beyond_are_cut_when_moved() -> None:
+    """A list of one's own may call them full; nothing lies beyond all the same."""
+    full = torch.full((1, 1, 2), 2), torch.tensor([[[[0, 1], [0, 1]]]])
+    none = torch.zeros(1, 1, 2, dtype=torch.int32), full[1]
+    mask = BlockMask.from_kv_blocks(*none, *full, BLOCK_SIZE=8, seq_lengths=(13, 11))
+    for index in ((0, 0, [1, 0]), (0, 0, slice(None), [1, 0]), (0, 0, [1, 0], [1, 0])):
+        wanted = expected(torch.ones(1, 1, 13, 11, dtype=torch.bool), index, 8)
+        assert torch.equal(dense(mask[index]), wanted)
 
 
 def test_slices_are_views_and_keep_what_is_not_cut() -> None:

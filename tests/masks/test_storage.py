@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from dense_truth import MODS, dense
+from drawn_masks import several
 from hypothesis import given, settings
-from test_algebra import several
 from test_trees import WAYS
 
 from flexattn import create_block_mask

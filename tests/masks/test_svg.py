@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from drawn_masks import listed, make, several
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_algebra import listed, make, several
 
 from flexattn.errors import BlockMaskError
 from flexattn.masks import BlockMask
