@@ -1,0 +1,85 @@
+"""Errors of the machine: its compiler, its disk, its torch; and of flexattn itself."""
+
+from __future__ import annotations
+
+from flexattn.errors.base import FlexAttentionError
+
+
+class CompilerNotFoundError(FlexAttentionError, RuntimeError):
+    """No C++ compiler was found.
+
+    Kernels are compiled when first used. A kernel that the cache holds needs no compiler, nor
+    does ``backend="eager"``, which is slow.
+
+    Wrong, where there is no such program::
+
+        CXX=clang++-99 python train.py
+
+    Right: install g++ (Debian: ``apt install g++``) and leave CXX out, or name one that exists;
+    options may follow, in ``FLEXATTN_CXX`` for flexattn alone::
+
+        FLEXATTN_CXX="ccache g++" python train.py
+    """
+
+
+class CompilerFailedError(FlexAttentionError, RuntimeError):
+    """The C++ compiler refused a generated kernel, died, hung, or made no library.
+
+    ``at`` is the source it was given, ``why`` what it printed and the command to repeat. Options
+    in ``CXX`` or ``FLEXATTN_CXX`` that it does not know are the usual reason.
+
+    Wrong::
+
+        FLEXATTN_CXX="g++ -march=native-ish" python train.py
+
+    Right::
+
+        FLEXATTN_CXX="g++" python train.py
+    """
+
+
+class TorchVersionError(FlexAttentionError, RuntimeError):
+    """The installed torch keeps something that flexattn needs in a way that is not known.
+
+    Only ``torch.compile`` over a call is concerned. Outside of it all versions from 2.11 work.
+
+    Right, with any version: leave the call out of the compiled region; it is compiled already::
+
+        attend = torch.compiler.disable(flex_attention)
+    """
+
+
+class CacheDirectoryError(FlexAttentionError, OSError):
+    """The kernel cache, or the folder of ``FLEXATTN_DUMP``, cannot be written.
+
+    It is read-only, full, below a file, or in the home of a user who has none. Kernels that the
+    cache already holds can be used from a folder that is read-only.
+
+    Wrong, in a container without a home::
+
+        python train.py
+
+    Right::
+
+        FLEXATTN_CACHE_DIR=/tmp/flexattn python train.py
+    """
+
+
+class ProgramTextError(FlexAttentionError, ValueError):
+    """The text of a program cannot be read: damaged, or written by another version.
+
+    Programs travel as text inside exported and compiled graphs. Export again with the version
+    that is to run the graph.
+
+    >>> from flexattn.ir.printer import parse_program
+    >>> parse_program("flexattn-program 1000")
+    Traceback (most recent call last):
+    flexattn.errors.ProgramTextError: ...
+    """
+
+
+class InvalidGraphError(FlexAttentionError, RuntimeError):
+    """A graph breaks the rules of the operation table: a fault of flexattn itself.
+
+    No mod should lead to it. Please report the mod; ``backend="eager"`` may serve meanwhile.
+    """
