@@ -18,13 +18,16 @@ from flexattn.analysis.tiles.prover import Prover
 from flexattn.analysis.tiles.segments import by_segments
 from flexattn.analysis.tiles.truth import Truth
 from flexattn.analysis.tiles.values import Array, UnknownNode
-from flexattn.analysis.tiles.witness import CENTRE, CORNERS, SPREAD, witnesses
+from flexattn.analysis.tiles.witness import CENTRE, CORNERS, MANY, SPREAD, witnesses
 from flexattn.ir.nodes import F32, DType, Input, Node, walk
 
 EMPTY, PARTIAL, FULL, UNDECIDED = 0, 1, 2, 3
 
 Left: TypeAlias = "tuple[Array, ...]"  # b, h, row, col of the tiles left
 Known: TypeAlias = "tuple[Array, Array]"  # whether a kept and a dropped pair of each is known
+
+MOST_POINTS = 1 << 20
+"""Pairs evaluated of one mask as witnesses, before its tiles are left."""
 
 DENSE = 1 << 23
 """Tiles proved at once."""
@@ -171,8 +174,9 @@ class _Part:
             left, known = self._by_witness(left, known, points)
         if len(left[0]) and {Q, KV} <= self.facts.forms.reads(self.mask):
             left, known = self._by_segments(left, known)
-        if len(left[0]):
-            self._by_witness(left, known, SPREAD)
+        for points in (SPREAD, MANY):
+            if len(left[0]) and len(left[0]) * len(points) <= MOST_POINTS:
+                left, known = self._by_witness(left, known, points)
 
     def _by_witness(self, left: Left, known: Known, points: Array) -> tuple[Left, Known]:
         try:

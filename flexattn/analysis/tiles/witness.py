@@ -13,6 +13,7 @@ from flexattn.ir.nodes import Node
 CENTRE = np.array([(32, 31)])
 CORNERS = np.array([(0, 0), (0, 63), (63, 0), (63, 63)])
 SPREAD = np.array([((29 * i + 7) % 64, i) for i in range(64)])
+MANY = np.array([((173 * i + 5) % 512 / 8, i / 8) for i in range(512)])
 
 _BATCH = 1 << 18
 
@@ -26,8 +27,13 @@ def witnesses(node: Node, facts: Facts, frame: Frame, points: Array) -> tuple[Ar
     for start in range(0, count, step):
         part = slice(start, start + step)
         b, h, row, col = (index[part, None] for index in frame.tiles)
-        q = frame.q.starts[row] + (frame.q.sizes[row] - 1) * points[:, 0] // 63
-        kv = frame.kv.starts[col] + (frame.kv.sizes[col] - 1) * points[:, 1] // 63
+        q = frame.q.starts[row] + _share(frame.q.sizes[row], points[:, 0])
+        kv = frame.kv.starts[col] + _share(frame.kv.sizes[col], points[:, 1])
         found = facts.at(node, b % len(facts.b), h % len(facts.h), q, kv)
         kept[part], dropped[part] = found.any(-1), ~found.all(-1)
     return kept, dropped
+
+
+def _share(size: Array, part: Array) -> Array:
+    """The position inside an interval of ``size`` at ``part`` of 64; 63 is the last."""
+    return np.minimum(size * part // 63, size - 1).astype(np.int64)
