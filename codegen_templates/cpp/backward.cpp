@@ -30,7 +30,7 @@ struct Shared {
 struct Work {
   const BackwardArgs& a;
   KeySum dk, dv;         // of the current item
-  F *b_q, *b_do;         // Q^T, dO^T, or pairs      [depth(D or Dv)][BM]
+  F *b_q, *b_do, *b_out;  // Q^T, dO^T, O^T, or pairs [depth(D or Dv)][BM]
   F *b_q_rows, *b_do_rows;  // Q, dO as panels       [depth(BM)][D or Dv, padded]
   F* b_dq;               // dQ^T                     [D][BM]
   F *b_s, *b_dp;         // S^T then P^T; dP^T then scale * dS^T   [BN][BM]
@@ -55,6 +55,7 @@ static void lay_out(Work& w, Arena& arena) {
   i64 row = BM * sizeof(F);
   arena.take(w.b_q, depth(a.D) * row);
   arena.take(w.b_do, depth(a.Dv) * row);
+  arena.take(w.b_out, depth(a.Dv) * row);
   arena.take(w.b_q_rows, round_up(a.D, W) * row);
   arena.take(w.b_do_rows, round_up(a.Dv, W) * row);
   arena.take(w.b_dq, a.D * row);
@@ -144,6 +145,7 @@ static void load_tile(Work& w, i64 b, i64 h, i64 q0, i64 n_q) {
   const T* p_out = (const T*)a.out + b * a.o_b + h * a.o_h + q0 * a.o_m;
   pack_transposed(p_q, a.q_m, a.q_d, n_q, a.D, w.b_q);
   pack_transposed(p_do, a.do_m, a.do_d, n_q, a.Dv, w.b_do);
+  pack_transposed(p_out, a.o_m, 1, n_q, a.Dv, w.b_out);
   pack_panel(p_q, a.q_m, a.q_d, n_q, a.D, w.b_q_rows, round_up(a.D, W));
   pack_panel(p_do, a.do_m, a.do_d, n_q, a.Dv, w.b_do_rows, round_up(a.Dv, W));
   i64 at = (b * a.Hq + h) * a.M + q0;
@@ -152,15 +154,17 @@ static void load_tile(Work& w, i64 b, i64 h, i64 q0, i64 n_q) {
     if (i >= n_q) continue;
     F lse = ((const F*)a.lse)[at + i];
     if (lse != -INF) w.b_lse[i] = lse;
-    VF sum = {};
-    F delta = a.dlse ? -((const F*)a.dlse)[at + i] : F(0);
-    i64 d = 0;
-    if (a.do_d == 1)
-      for (; d + W <= a.Dv; d += W) sum += load_wide(p_do + i * a.do_m + d) * load_wide(p_out + i * a.o_m + d);
-    for (; d < a.Dv; d++) delta += widen<F>(p_do[i * a.do_m + d * a.do_d]) * widen<F>(p_out[i * a.o_m + d]);
-    for (int l = 0; l < W; l++) delta += sum[l];
-    w.b_delta[i] = delta;
   }
+  // Summed as gemm sums dP, step by step: where one key has all the weight, O is its V, and
+  // dP - delta is the 0 that it should be.
+  for (i64 i = 0; i < n_q; i += W) {
+    VF sum = {};
+    for (i64 k = 0; k < depth(a.Dv); k++)
+      sum = Mac::step(sum, load_lanes<VF>(w.b_out + k * BM + i), load_lanes<VF>(w.b_do + k * BM + i));
+    store_lanes(w.b_delta + i, sum);
+  }
+  if (a.dlse)
+    for (i64 i = 0; i < n_q; i++) w.b_delta[i] -= ((const F*)a.dlse)[at + i];
   for (bool& touched : w.touched) touched = false;
 }
 

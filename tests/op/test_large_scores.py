@@ -67,3 +67,15 @@ def test_a_shift_of_all_scores_costs_what_it_costs_torch(offset: float, backend:
         results.append([out, *gradients(out, leaves, grad)])
     for found, exact, plain in zip(*results):
         assert_close_enough(found, exact, plain, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("keys", [1, 37])
+def test_one_visible_key_has_no_gradient_through_its_weight(keys: int, dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(2, 3, n, 40).to(dtype).requires_grad_() for n in (37, keys, keys))
+    mask_mod = None if keys == 1 else lambda b, h, q_idx, kv_idx: q_idx == kv_idx
+    out = flex_attention(q, k, v, mask_mod=mask_mod, backend="cpp")
+    grads = torch.autograd.grad(out, (q, k, v), torch.randn_like(out))
+    assert not grads[0].any()
+    assert not grads[1].any()
+    assert grads[2].any()
