@@ -47,7 +47,7 @@ def draw_svg(heads: list[tuple[str, Tensor]], grid: tuple[int, int], cell: int, 
     """
     pictures, left, height = [], 0, 0
     for title, classes in heads:
-        small = coarsen(classes, grid) if classes.numel() else classes
+        small = coarsen(classes, grid)
         rows, cols = small.shape
         shapes = "".join(_rectangles(small, cell))
         text = f'<text class="flexattn-text" y="12">{title}</text>'
