@@ -69,13 +69,15 @@ class Facts:
         signed = tuple((sign * c, node) for c, node in terms)
         found = self._sums.get(signed)
         if found is None:
-            found = np.zeros((1, 1, 1), np.int64)
             for c, node in signed:
                 value = self.row(node) if axis == 0 else self.col(node)
                 most = max(abs(int(value.max())), abs(int(value.min())), 1)
                 if most * abs(c) * len(signed) >= _SMALL:
                     raise UnknownNode("a sum that may overflow")
-                found = found + (value if c == 1 else c * value)
+                term = value if c == 1 else c * value
+                found = term if found is None else found + term
+            if found is None:
+                found = np.zeros((1, 1, 1), np.int64)
             self._sums[signed] = found
             self._use(axis, found)
         return found
