@@ -25,7 +25,7 @@ KNOBS: dict[str, Knob] = {
         ),
         Knob(
             "FLEXATTN_DUMP",
-            "folder that receives ir.txt, analysis.txt, kernel.cpp and meta.json of every kernel used",
+            "folder that receives ir.txt, analysis.txt, kernel.cpp and meta.json of kernels used",
             "nothing is dumped",
         ),
         Knob("FLEXATTN_BACKEND", "backend of calls that name none: cpp or eager", "by device"),
