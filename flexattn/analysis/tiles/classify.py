@@ -29,6 +29,9 @@ Known: TypeAlias = "tuple[Array, Array]"  # whether a kept and a dropped pair of
 MOST_POINTS = 1 << 20
 """Pairs evaluated of one mask as witnesses, before its tiles are left."""
 
+MOST_OPEN = 1 << 22
+"""Tiles listed one by one; more are left as they are."""
+
 DENSE = 1 << 23
 """Tiles proved at once."""
 
