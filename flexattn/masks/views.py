@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 from typing import Any
 
@@ -97,6 +96,8 @@ class MaskViews(MaskFields):
     def _repr_html_(self) -> str:
         """What notebooks show."""
         if not validate.has_values(self.kv_num_blocks):
+            import html  # the table of entities is large
+
             return f"<pre>{html.escape(repr(self))}</pre>"
         text = f"BlockMask, shape {self.shape}, block {self.BLOCK_SIZE}"
         return f"<div>{text}, {self.sparsity():.2f}% of blocks skipped</div>{self.to_svg()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import import_module
 from typing import TypeAlias
 
 import torch
@@ -21,7 +22,6 @@ from flexattn.masks.tables import cdiv, from_classes
 from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of, kernel_for
 from flexattn.op.programs import Bound, variant_of_text
-from flexattn.op.proofs import proved_classes
 from flexattn.op.request import Call, Position
 from flexattn.passes.guard import Guarded, guard
 
@@ -63,13 +63,16 @@ def _classes(
     by_evaluation = _classifier(bound, shape, device, backend)
     if backend or knobs.get("FLEXATTN_BACKEND") or device.type != "cpu":
         return by_evaluation(bound, shape, block, device)
-    return proved_classes(
+    # A third of the time to import flexattn, for those who make masks.
+    proofs = import_module("flexattn.op.proofs")
+    classes: Tensor = proofs.proved_classes(
         bound,
         shape,
         block,
         evaluator(bound, shape, device),
         lambda: by_evaluation(bound, shape, block, device),
     )
+    return classes
 
 
 def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str | None) -> Classes:
