@@ -42,7 +42,7 @@ types: $(READY)
 
 figures: $(READY)
 	mkdir -p docs/benchmarks
-	for suite in cpu-forward cpu-backward latency; do \
+	for suite in cpu-forward cpu-backward latency startup memory; do \
 		$(BIN)/python -m flexattn bench $$suite --output docs/benchmarks/$$suite.json || exit 1; \
 	done
 	$(BIN)/python docs/fill_figures.py

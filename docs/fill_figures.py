@@ -1,8 +1,12 @@
-"""Write the measured figures of docs/benchmarks/*.json into README.md: run by `make figures`."""
+"""Write the measured figures of docs/benchmarks/*.json into pages: run by `make figures`.
+
+README.md gets a summary, docs/benchmarks/README.md every row.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -26,14 +30,10 @@ def cell(name: str, value: Any) -> str:
             return str(value)
 
 
-def table(suite: dict[str, Any]) -> str:
-    """One suite as Markdown, with the machine and the date it was measured on."""
-    machine, rows = suite["machine"], suite["rows"]
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as a Markdown table."""
     names = list(rows[0])
     lines = [
-        f"**{suite['suite']}**: {machine['cpu']}, {machine['threads']} threads, "
-        f"torch {machine['torch']}, {machine['date']}.",
-        "",
         "| " + " | ".join(name.replace("_", " ") for name in names) + " |",
         "|" + "---|" * len(names),
         *("| " + " | ".join(cell(n, row[n]) for n in names) + " |" for row in rows),
@@ -41,9 +41,46 @@ def table(suite: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def title(suite: dict[str, Any]) -> str:
+    """Name of a suite, with the machine and the date it was measured on."""
+    machine = suite["machine"]
+    return (
+        f"**{suite['suite']}**: {machine['cpu']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}, {machine['date']}."
+    )
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Geometric means over the lengths of each (dtype, D, mask); other suites stay as they are."""
+    if "S" not in rows[0]:
+        return rows
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["dtype"], row["D"], row["mask"]), []).append(row)
+    means = []
+    for (dtype, dim, mask), members in groups.items():
+        mean: dict[str, Any] = {"dtype": dtype, "D": dim, "mask": mask}
+        for name in ("ours_gflops", *(n for n in rows[0] if n.startswith("over_"))):
+            values = [row[name] for row in members if row[name] is not None]
+            mean[name] = math.prod(values) ** (1 / len(values)) if values else None
+        means.append(mean)
+    return means
+
+
+def suites(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
 def figures(folder: Path) -> str:
-    suites = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return "\n".join(table(suite) for suite in suites) or EMPTY
+    parts = [f"{title(s)}\n\n{markdown(summary(s['rows']))}" for s in suites(folder)]
+    return "\n".join(parts) or EMPTY
+
+
+def page(folder: Path) -> str:
+    """Every row of every suite."""
+    parts = [f"{title(s)}\n\n{markdown(s['rows'])}" for s in suites(folder)]
+    head = "# Measured figures\n\nRepeat with `make figures`; the JSON files hold the same rows.\n"
+    return "\n".join([head, *parts])
 
 
 def filled(readme: str, folder: Path) -> str:
@@ -53,4 +90,6 @@ def filled(readme: str, folder: Path) -> str:
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(), ROOT / "docs" / "benchmarks"))
+    folder = ROOT / "docs" / "benchmarks"
+    path.write_text(filled(path.read_text(), folder))
+    (folder / "README.md").write_text(page(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import runpy
 from pathlib import Path
@@ -65,16 +66,26 @@ def test_readme_shows_the_committed_figures() -> None:
 
 
 def test_a_figure_table(tmp_path: Path) -> None:
-    filled = runpy.run_path(str(ROOT / "docs" / "fill_figures.py"))["filled"]
-    (tmp_path / "a.json").write_text(
-        '{"suite": "cpu-forward", "machine": {"cpu": "C", "threads": 2, "torch": "2.13.0",'
-        ' "date": "2026-01-02"}, "rows": [{"S": 1024, "ours_gflops": 123.4, "over_sdpa": null},'
-        ' {"S": 2048, "ours_gflops": 9.87, "over_sdpa": 1.234}]}'
-    )
-    text = filled("a\n<!-- figures -->\nold\n<!-- end of figures -->\nb", tmp_path)
+    script = runpy.run_path(str(ROOT / "docs" / "fill_figures.py"))
+    machine = {"cpu": "C", "threads": 2, "torch": "2.13.0", "date": "2026-01-02"}
+    full = {"dtype": "float32", "D": 64, "H": 8, "mask": "full"}
+    rows = [
+        full | {"S": 1024, "ours_gflops": 100.0, "over_sdpa": None, "over_torch_flex": 2.0},
+        full | {"S": 2048, "ours_gflops": 400.0, "over_sdpa": 1.234, "over_torch_flex": 8.0},
+        full
+        | {"D": 128, "S": 1024, "ours_gflops": 9.87, "over_sdpa": None, "over_torch_flex": 1.0},
+    ]
+    for name, table in (("cpu-forward", rows), ("latency", [{"call": "plain", "us": 3.21}])):
+        suite = {"suite": name, "machine": machine, "rows": table}
+        (tmp_path / f"{name}.json").write_text(json.dumps(suite))
+    text = script["filled"]("a\n<!-- figures -->\nold\n<!-- end of figures -->\nb", tmp_path)
     assert "old" not in text and "C, 2 threads, torch 2.13.0, 2026-01-02" in text
-    assert "| 1024 | 123 | too noisy |\n| 2048 | 9.9 | 1.23× |" in text
+    assert "| float32 | 64 | full | 200 | 1.23× | 4.00× |" in text
+    assert "| float32 | 128 | full | 9.9 | too noisy | 1.00× |" in text
+    assert "| plain | 3.2 |" in text
     assert text.startswith("a\n") and text.endswith("\nb")
+    page = script["page"](tmp_path)
+    assert "| float32 | 64 | 8 | full | 1024 | 100 | too noisy | 2.00× |" in page
 
 
 def test_every_module_says_what_it_does() -> None:
