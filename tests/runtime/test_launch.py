@@ -127,8 +127,15 @@ def test_two_processes_build_one_kernel_once(cache_dir, source):
     assert not list((cache_dir / "locks").iterdir())
 
 
-@pytest.mark.skipif(torch.get_num_threads() < 2, reason="one core has no team to lose")
-def test_a_forked_child_computes_on_one_thread(cache_dir, source):
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_forked_child_computes_on_one_thread(cache_dir, source, two_threads):
     kernel = launch.load(source(text=TEAM))
     out = torch.zeros(1, dtype=torch.int64)
     kernel(classes=out.data_ptr(), captures=(INTS, TABLE), ints=(1,), floats=(1.0,))
