@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flexattn.analysis.bounds import prove
 from flexattn.ir.sites import Proof
+from flexattn.kernel.isa import ISAS, Isa, host
 from flexattn.kernel.source import kernel_source
 from flexattn.op.programs import STORAGE, Bound, Variant
 from flexattn.passes.narrow import fits_narrow
@@ -47,14 +48,25 @@ def facts_of(bound: Bound, lengths: tuple[int, int, int, int]) -> Facts:
 
 
 def kernel_for(
-    variant: Variant, direction: str, dtype: str, facts: Facts, grads: frozenset[int] = frozenset()
+    variant: Variant,
+    direction: str,
+    dtype: str,
+    facts: Facts,
+    grads: frozenset[int] = frozenset(),
+    *,
+    rounded_weights: bool = True,
 ) -> Kernel:
     """A kernel that is right for ``facts``; one that is loaded already where possible.
 
     Proofs vary with the lengths, and must not multiply kernels: a kernel that relies on fewer
     proofs than this call has serves it too, and a new one relies only on what all calls had.
+
+    Args:
+        rounded_weights: Whether products of bf16 pairs are allowed, for which the weights are
+            rounded to bf16 too.
     """
-    slot: Hashable = (direction, dtype, facts.wide, grads)
+    isa = None if rounded_weights else _without_pairs()
+    slot: Hashable = (direction, dtype, facts.wide, grads, isa)
     found = variant.kernels.get(slot)
     if found is not None and found[0] <= facts.proved:
         return found[1]
@@ -64,11 +76,22 @@ def kernel_for(
             return found[1]
         proved = facts.proved if found is None else facts.proved & found[0]
     source = kernel_source(
-        variant.program, direction, dtype=dtype, grads=grads, proved=proved, wide=facts.wide
+        variant.program,
+        direction,
+        dtype=dtype,
+        isa=isa,
+        grads=grads,
+        proved=proved,
+        wide=facts.wide,
     )
     kernel = load(source)
     variant.kernels[slot] = (proved, kernel)
     return kernel
+
+
+def _without_pairs() -> Isa | None:
+    """The instruction set to use instead of this machine's; None where that has no bf16 pairs."""
+    return ISAS["avx512"] if host().name == "avx512bf16" else None
 
 
 def _find_facts(
