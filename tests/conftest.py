@@ -18,6 +18,10 @@ HERE = Path(__file__).parent
 # Folders whose tests never start a compiler; every other unmarked test is of the cpu tier.
 NULL_FOLDERS = frozenset({"ir", "trace", "passes", "analysis", "masks"})
 TIERS = ("null", "cpu", "gpu")
+# Triton decides when it is imported whether kernels are compiled or interpreted, so these tests
+# need a session of their own: TRITON_INTERPRET=1 pytest tests/interpreted (`make test` runs both).
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore = [] if INTERPRETED else ["interpreted"]
 
 settings.register_profile(
     "default",
@@ -42,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if INTERPRETED and any("interpreted" not in item.path.parts for item in items):
+        pytest.exit("with TRITON_INTERPRET=1 only tests/interpreted can run", returncode=4)
     no_gpu = pytest.mark.skip(reason="no CUDA device")
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
