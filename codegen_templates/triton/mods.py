@@ -75,20 +75,22 @@ def begin_row_grads(BM: tl.constexpr):
 @triton.jit
 def add_row_grads(
     sums, grads, captures, u, qv, kvv, score, output, grad, b, h, q_idx, kv_idx,
-    bh, chunk, B, Hq, q0, kv0, M, N, BM: tl.constexpr, BN: tl.constexpr, SHARED: tl.constexpr,
+    bh, chunk, B, Hq, q0, kv0, q_last, kv_last, M, N,
+    BM: tl.constexpr, BN: tl.constexpr, SHARED: tl.constexpr,
 ):
     """The accumulators after one tile [BM, BN] at (q0, kv0).
 
-    `grad` is 0 where the mask drops the pair or it lies outside [M, N]: such a pair must add
-    exactly 0, whatever the derivative is.
+    `grad` is 0 where the mask drops the pair or it lies outside [q_last, kv_last]: such a pair
+    must add exactly 0, whatever the derivative is. From q_last and kv_last on, pairs are another
+    tile's, whose plain stores must not be overwritten.
     """
     return sums
 
 
 @triton.jit
-def end_row_grads(sums, grads, captures, u, qv, b, h, q_idx, bh, chunk, B, Hq, q0, M, N, tile,
+def end_row_grads(sums, grads, captures, u, qv, b, h, q_idx, bh, chunk, B, Hq, q0, last, M, N, tile,
                   tiles, BM: tl.constexpr):
-    """Store the accumulators of tile number `tile` of `tiles`, at queries from q0."""
+    """Store the accumulators of tile number `tile` of `tiles`: queries q0 .. `last`, exclusive."""
 
 
 @triton.jit
