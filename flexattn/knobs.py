@@ -28,7 +28,7 @@ KNOBS: dict[str, Knob] = {
             "folder that receives ir.txt, analysis.txt, kernel.cpp and meta.json of kernels used",
             "nothing is dumped",
         ),
-        Knob("FLEXATTN_BACKEND", "backend of calls that name none: cpp or eager", "by device"),
+        Knob("FLEXATTN_BACKEND", "backend of calls that name none: triton, cpp or eager", "by device"),
         Knob(
             "FLEXATTN_ISA",
             "instruction set of C++ kernels: portable, avx2, avx512 or avx512bf16",

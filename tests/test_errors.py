@@ -18,8 +18,11 @@ WITHOUT_EXAMPLE = {
     errors.CacheDirectoryError,
     errors.CompilerFailedError,
     errors.CompilerNotFoundError,
+    errors.DeterminismError,
+    errors.DeviceTooOldError,
     errors.InvalidGraphError,
     errors.TorchVersionError,
+    errors.TritonNotFoundError,
 }
 PARTS = ("arguments", "base", "machine", "tracing", "values")
 

@@ -11,6 +11,7 @@ from flexattn.errors.arguments import (
     BlockMaskDeviceError,
     BlockMaskError,
     BlockMaskIndexError,
+    DeterminismError,
     DoubleBackwardError,
     ForwardADError,
     HeadCountError,
@@ -25,9 +26,12 @@ from flexattn.errors.machine import (
     CacheDirectoryError,
     CompilerFailedError,
     CompilerNotFoundError,
+    DeviceTooOldError,
     InvalidGraphError,
     ProgramTextError,
+    TargetError,
     TorchVersionError,
+    TritonNotFoundError,
 )
 from flexattn.errors.tracing import (
     CaptureDeviceError,
@@ -58,6 +62,8 @@ __all__ = [
     "CompilerFailedError",
     "CompilerNotFoundError",
     "CrossPositionError",
+    "DeterminismError",
+    "DeviceTooOldError",
     "DivisionByZeroError",
     "DoubleBackwardError",
     "FlexAttentionError",
@@ -76,9 +82,11 @@ __all__ = [
     "ProgramTextError",
     "ShapeError",
     "ShiftRangeError",
+    "TargetError",
     "TorchVersionError",
     "TracedBranchError",
     "TracedValueError",
+    "TritonNotFoundError",
     "UnsupportedOpError",
 ]
 

@@ -201,6 +201,25 @@ class BackendError(FlexAttentionError, ValueError):
     """
 
 
+class DeterminismError(FlexAttentionError, RuntimeError):
+    """A gradient was asked to repeat bit by bit, and on this GPU it cannot.
+
+    Of a captured tensor that is indexed in no simple way, threads add into the same elements in
+    whatever order they come. Asked for by ``deterministic=True``, or by
+    ``torch.use_deterministic_algorithms(True)``. On the CPU every gradient repeats.
+
+    Wrong, with a ``table`` that requires a gradient, on a GPU::
+
+        def score_mod(score, b, h, q_idx, kv_idx):
+            return score + table[(q_idx * kv_idx) % 7]
+
+        flex_attention(query, key, value, score_mod, deterministic=True).sum().backward()
+
+    Right: ``deterministic=False`` for this call, ``table.detach()``, or an index of one kind: by
+    ``b`` and ``h``, by ``q_idx``, by ``kv_idx``, by ``q_idx - kv_idx``, or ``[q_idx, kv_idx]``.
+    """
+
+
 class DoubleBackwardError(FlexAttentionError, NotImplementedError):
     """A second derivative was asked for; only first ones are built.
 

@@ -38,6 +38,41 @@ class CompilerFailedError(FlexAttentionError, RuntimeError):
     """
 
 
+class TritonNotFoundError(FlexAttentionError, ImportError):
+    """Kernels for GPUs are wanted, and Triton cannot be imported.
+
+    torch's wheels for CUDA and ROCm bring Triton along; its wheels for the CPU do not, and need
+    it only for ``compile --target sm_90`` and for interpreted kernels.
+
+    Wrong, where Triton is not installed::
+
+        python -m flexattn compile mymodule:my_mod --target sm_90
+
+    Right::
+
+        pip install "triton>=3.6"
+        python -m flexattn compile mymodule:my_mod --target sm_90
+    """
+
+
+class TargetError(FlexAttentionError, ValueError):
+    """There are no kernels for the GPU that was named, or for the one that holds the tensors.
+
+    Kernels are written for NVIDIA's GPUs from the A100 on (sm_80) and for AMD's MI200 and MI300
+    series. ``backend="eager"`` works on any device, slowly.
+
+    >>> import flexattn
+    >>> from flexattn import noop_mask
+    >>> flexattn.compile_only(noop_mask, target="sm_70")
+    Traceback (most recent call last):
+    flexattn.errors.TargetError: ...
+
+    Right::
+
+        flexattn.compile_only(noop_mask, target="sm_90")
+    """
+
+
 class TorchVersionError(FlexAttentionError, RuntimeError):
     """The installed torch keeps something that flexattn needs in a way that is not known.
 
@@ -46,6 +81,22 @@ class TorchVersionError(FlexAttentionError, RuntimeError):
     Right, with any version: leave the call out of the compiled region; it is compiled already::
 
         attend = torch.compiler.disable(flex_attention)
+    """
+
+
+class DeviceTooOldError(FlexAttentionError, RuntimeError):
+    """The GPU is older than those the kernels are built for.
+
+    They need an NVIDIA GPU of compute capability 8.0 (A100, RTX 30) or newer, whose tensor cores
+    take bfloat16.
+
+    Wrong, on a V100 (compute capability 7.0)::
+
+        flex_attention(query.cuda(), key.cuda(), value.cuda())
+
+    Right: another GPU, or the slow reference, which is made of torch operations::
+
+        flex_attention(query.cuda(), key.cuda(), value.cuda(), backend="eager")
     """
 
 

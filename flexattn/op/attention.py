@@ -33,9 +33,10 @@ from flexattn.op import (
     symbolic,
 )
 from flexattn.op.call import BACKENDS, forward
-from flexattn.op.options import FlexKernelOptions, check_kernel_options
+from flexattn.op.options import FlexKernelOptions, read_kernel_options
 from flexattn.op.outputs import AuxOutput, AuxRequest
-from flexattn.op.request import Call, Outputs
+from flexattn.op.request import Call, KernelOptions, Outputs
+from flexattn.op.triton_device import check_device
 from flexattn.op.validate import (
     check_block_mask,
     check_flags,
@@ -76,15 +77,19 @@ def flex_attention(
         scale: Factor on the dot products; ``1 / sqrt(D)`` by default.
         enable_gqa: Let each key head serve ``Hq / Hkv`` query heads.
         return_lse: Return ``(out, lse)``.
-        kernel_options: PyTorch's; checked, and without effect (`op/options.py`).
+        kernel_options: PyTorch's, and one of ours (docs/kernel_options.md). Tiles and the like
+            take effect on GPUs; results depend on ``fast_tanh`` alone, beyond rounding.
         return_aux: Return ``(out, AuxOutput)`` with what is requested.
         mask_mod: ``mask_mod(b, h, q_idx, kv_idx)``, instead of a block mask: one is made, and
             used again while the mod's graph, numbers and captured values stay equal. To see
             that, the captured values are compared byte by byte on each call.
-        backend: ``cpp``, ``eager``, or None for the device's own; the environment variable
-            ``FLEXATTN_BACKEND`` replaces None.
-        deterministic: Every backend repeats its results bit by bit, gradients of captured
-            tensors included; True, False and None are the same.
+        backend: ``triton``, ``cpp``, ``eager``, or None for the device's own; the environment
+            variable ``FLEXATTN_BACKEND`` replaces None.
+        deterministic: Whether gradients of captured tensors must repeat bit by bit; by default
+            as ``torch.use_deterministic_algorithms`` says. All else always does, and on the CPU
+            these do too. On GPUs it costs time where many pairs share an element that is found
+            by the distance ``q_idx - kv_idx`` or by both indices; where an element is found in
+            any other way ``DeterminismError`` is raised.
 
     Returns:
         ``[B, Hq, M, Dv]`` in the query's dtype and stride order, alone or with the above.
@@ -104,8 +109,7 @@ def flex_attention(
     if torch._C._is_any_autocast_enabled():
         query, key, value = _autocast(query, key, value)
     check_inputs(query, key, value, enable_gqa)
-    if kernel_options is not None:
-        check_kernel_options(kernel_options)
+    kernel = () if kernel_options is None else read_kernel_options(kernel_options)
     check_flags(enable_gqa=enable_gqa, deterministic=deterministic)
     tables: Sequence[Tensor] = ()
     block = (1, 1)
@@ -118,6 +122,8 @@ def flex_attention(
         check_block_mask(block_mask, query, key)
         tables, block = mask_reuse.tables_of(block_mask), block_mask.BLOCK_SIZE
         mask_mod = block_mask.mask_mod
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
     if isinstance(scale, torch.SymFloat):
         scale, score_mod = 1.0, symbolic.scaled(score_mod, scale)
     out, lse_out, max_out = attend(
@@ -131,6 +137,8 @@ def flex_attention(
         choose_backend(backend, query),
         lse,
         max_scores,
+        deterministic,
+        kernel,
     )
     return _returned(out, lse_out, max_out, return_aux is not None)
 
@@ -152,6 +160,8 @@ def attend(
     backend: str,
     lse: bool,
     max_scores: bool,
+    deterministic: bool = False,
+    kernel: KernelOptions = (),
 ) -> Outputs:
     """Attention with arguments that were checked: traces (score_mod, mask_mod) and runs."""
     compute = compute_dtype(query.dtype)
@@ -162,7 +172,10 @@ def attend(
     )
     mask = None if mask_mod is None else trace_mod(mask_mod, "mask", compute=compute, device=device)
     bound = symbolic.bind(score, mask, compute)
-    call = Call(query, key, value, bound, tables, block, scale, backend, lse, max_scores)
+    call = Call(
+        *(query, key, value, bound, tables, block, scale, backend),
+        *(lse, max_scores, deterministic, kernel),
+    )
     tensors = (query, key, value, *bound.captures)
     if operators.is_watched(tensors):
         return operators.attend(call)
@@ -187,17 +200,16 @@ def choose_backend(backend: str | None, query: Tensor) -> str:
     if name is None:
         if query.device.type in ("cpu", "meta"):
             return "cpp"
-        raise InputDeviceError(
-            f"query lies on {query.device}.",
-            why="there is a kernel backend for CPU tensors only.",
-            fix='move the tensors to the CPU, or pass backend="eager" for the slow reference.',
-        )
+        if query.device.type != "cuda":
+            raise InputDeviceError(
+                f"query lies on {query.device}.",
+                why="there are kernel backends for CPU and CUDA (or ROCm) tensors only.",
+                fix='move the tensors to the CPU, or pass backend="eager" for the slow reference.',
+            )
+        name = "triton"
     if name == "triton":
-        raise BackendError(
-            "backend 'triton' is not part of this version.",
-            why="kernels are generated in C++ only.",
-            fix='pass backend="cpp" with CPU tensors, or backend="eager".',
-        )
+        check_device(query.device)
+        return name
     if name not in BACKENDS:
         raise BackendError(
             f"there is no backend {name!r}.",

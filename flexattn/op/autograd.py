@@ -100,6 +100,8 @@ def _gradients(
         call.backend,
         lse=True,
         max_scores=False,
+        deterministic=call.deterministic,
+        kernel=call.kernel,
     )
     wanted = tuple(c for c, need in enumerate(needed[3:]) if need)
     inputs = needed[0], needed[1], needed[2]

@@ -119,9 +119,13 @@ def _call(
         chosen["backend"],
         chosen["lse"],
         chosen["max"],
+        chosen.get("deterministic", False),
+        chosen["kernel"],
     )
 
 
 @lru_cache(maxsize=256)
 def _options_of_text(text: str) -> dict[str, Any]:
-    return json.loads(text)
+    options: dict[str, Any] = json.loads(text)
+    options["kernel"] = tuple((name, value) for name, value in options.get("kernel", ()))
+    return options

@@ -1,9 +1,8 @@
-"""Reads ``kernel_options``: PyTorch's keys, what each accepts, and what it does here.
+"""Reads ``kernel_options``: PyTorch's keys and one of ours, and what each accepts.
 
-The kernels choose their tiles from the call's own shapes, so the keys that steer PyTorch's
-Triton templates are checked and have no effect; results never depend on them. ``BACKEND`` names
-kernels of PyTorch's and has no effect either: the ``backend`` argument of ``flex_attention``
-selects one of ours. Any key but ``BACKEND`` may carry the prefix ``fwd_`` or ``bwd_``.
+The Triton backend obeys those of ``READ``; on the other backends, and by the other keys, values
+are checked and nothing changes. Results depend on ``fast_tanh`` alone, beyond rounding. Any key
+but ``BACKEND`` may carry the prefix ``fwd_`` or ``bwd_``, which wins over the plain one.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 from flexattn.errors import KernelOptionError
+from flexattn.op.request import KernelOptions
 
 BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 PRECISIONS = ("ieee", "tf32", "tf32x3")
@@ -42,6 +42,7 @@ class FlexKernelOptions(TypedDict, total=False):
     PARTITION_SIZE: int
     FLOAT32_PRECISION: str
     BACKEND: str
+    fast_tanh: bool
 
 
 def _is_int(value: Any) -> bool:
@@ -100,7 +101,15 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "PARTITION_SIZE": _COUNT,
     "FLOAT32_PRECISION": (_precision, "one of " + ", ".join(PRECISIONS)),
     "BACKEND": (_backend, "one of " + ", ".join(BACKENDS)),
+    "fast_tanh": _FLAG,
 }
+
+TILES = frozenset(("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"))
+READ = TILES | {
+    *("num_warps", "num_stages", "USE_TMA", "SPLIT_KV", "fast_tanh"),
+    *("BACKEND", "FORCE_USE_FLEX_ATTENTION"),
+}
+"""Names of the options that the Triton backend obeys."""
 
 _BY_OTHER_ARGUMENTS = {
     "OUTPUT_LOGSUMEXP": "ask with return_aux=AuxRequest(lse=True).",
@@ -109,8 +118,25 @@ _BY_OTHER_ARGUMENTS = {
 }
 
 
+def read_kernel_options(options: Mapping[str, Any] | None) -> KernelOptions:
+    """The options that a backend reads, checked like all others."""
+    check_kernel_options(options)
+    found = ((key, value) for key, value in (options or {}).items() if _plain(key) in READ)
+    return tuple(sorted(found))
+
+
+def option(options: KernelOptions, direction: str, name: str) -> Any:
+    """The value of ``name`` for ``fwd`` or ``bwd``, or None."""
+    values = dict(options)
+    return values.get(f"{direction}_{name}", values.get(name))
+
+
+def _plain(key: str) -> str:
+    return key[4:] if key[:4] in ("fwd_", "bwd_") else key
+
+
 def check_kernel_options(options: Mapping[str, Any] | None) -> None:
-    """Raise ``KernelOptionError`` for a key PyTorch does not have or a value it cannot take."""
+    """Raise ``KernelOptionError`` for a key that does not exist or a value it cannot take."""
     if not options:
         return
     if not isinstance(options, Mapping):
@@ -131,8 +157,8 @@ def check_kernel_options(options: Mapping[str, Any] | None) -> None:
 
 def _check_option(key: Any, value: Any) -> None:
     name = key
-    if isinstance(key, str) and key[:4] in ("fwd_", "bwd_") and key[4:] != "BACKEND":
-        name = key[4:]
+    if isinstance(key, str) and _plain(key) != "BACKEND":
+        name = _plain(key)
     if name in _BY_OTHER_ARGUMENTS:
         raise KernelOptionError(
             f"kernel_options key {key!r} cannot be set.",

@@ -17,6 +17,7 @@ from flexattn.op.programs import Bound
 COMPUTE = {"f32": torch.float32, "f64": torch.float64}
 
 Position: TypeAlias = tuple[int, int, int, int]
+KernelOptions: TypeAlias = tuple[tuple[str, Any], ...]
 Outputs: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor]]
 
@@ -34,6 +35,8 @@ class Call:
         backend: A key of ``call.BACKENDS``.
         lse: Whether the log-sum-exp is wanted.
         max_scores: Whether the row maxima are wanted.
+        deterministic: Whether gradients of captured tensors must repeat bit by bit.
+        kernel: Options of ``kernel_options`` that the backend reads, sorted by name.
     """
 
     query: Tensor
@@ -46,6 +49,8 @@ class Call:
     backend: str
     lse: bool
     max_scores: bool
+    deterministic: bool = False
+    kernel: KernelOptions = ()
 
     def without_tensors(self) -> Call:
         """The same call on no tensors, for a node that saves those as autograd wants it."""
@@ -61,11 +66,14 @@ class Call:
             self.backend,
             self.lse,
             self.max_scores,
+            self.deterministic,
+            self.kernel,
         )
 
     def options(self) -> str:
         """What the torch operators carry as ``options``."""
-        return _options_text(self.backend, tuple(self.block), self.lse, self.max_scores)
+        flags = (self.lse, self.max_scores, self.deterministic)
+        return _options_text(self.backend, tuple(self.block), flags, self.kernel)
 
 
 @dataclass(slots=True)
@@ -110,6 +118,13 @@ def as_gradient(grad: Tensor, tensor: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _options_text(backend: str, block: tuple[int, int], lse: bool, max_scores: bool) -> str:
-    options = {"backend": backend, "block": block, "lse": lse, "max": max_scores}
+def _options_text(
+    backend: str, block: tuple[int, int], flags: tuple[bool, bool, bool], kernel: KernelOptions
+) -> str:
+    lse, max_scores, deterministic = flags
+    options: dict[str, Any] = {"backend": backend, "block": block, "lse": lse, "max": max_scores}
+    if deterministic:
+        options["deterministic"] = True
+    if kernel:
+        options["kernel"] = kernel
     return json.dumps(options, sort_keys=True, separators=(",", ":"))

@@ -135,7 +135,8 @@ def trace_mod(
     Args:
         fn: ``score_mod(score, b, h, q_idx, kv_idx)`` or ``mask_mod(b, h, q_idx, kv_idx)``.
         compute: Float dtype of the mod.
-        device: Where captured tensors have to be; None leaves that to the caller.
+        device: Where captured tensors have to be, but those without dimensions on the CPU;
+            None leaves that to the caller.
 
     Raises:
         FlexAttentionError: The mod does what no kernel can; the message names its line.
@@ -144,7 +145,7 @@ def trace_mod(
     traced = _run(Tape(fn, kind, compute, device))
     if device is not None:
         for number, tensor in enumerate(traced.captures):
-            if tensor.device != device:
+            if tensor.device != device and not _travels(tensor):
                 _wrong_device(traced, number, device)
     return traced
 
@@ -247,6 +248,11 @@ def _check_signature(tape: Tape, error: TypeError) -> None:
         fix=f"define it as def {diagnose.mod_name(tape.fn)}{arguments}",
         at=diagnose.definition(tape.fn),
     )
+
+
+def _travels(tensor: Tensor) -> bool:
+    """Whether ``tensor`` serves every device, as in PyTorch: one number, on the CPU."""
+    return tensor.ndim == 0 and tensor.device.type == "cpu"
 
 
 def _wrong_device(traced: Traced, number: int, device: torch.device) -> None:
