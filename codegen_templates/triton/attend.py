@@ -9,10 +9,21 @@ import triton
 import triton.language as tl
 
 from codegen_templates.triton.mods import (
-    HAS_FAULT, HAS_SCORE_MOD, fault, hoist_kv, mask_mod, score_mod,
+    HAS_FAULT,
+    HAS_SCORE_MOD,
+    fault,
+    hoist_kv,
+    mask_mod,
+    score_mod,
 )
 from codegen_templates.triton.tiles import (
-    LN_2, LOG2_E, NO_FAULT, add_rows, dot_rows, load_rows, scale_rows, zero_rows,
+    LOG2_E,
+    NO_FAULT,
+    add_rows,
+    dot_rows,
+    load_rows,
+    scale_rows,
+    zero_rows,
 )
 
 
@@ -89,7 +100,7 @@ def peak_in_base_2(peak, scale, RAW: tl.constexpr):
 
 @triton.jit
 def finish_rows(acc, total):
-    """Weighted means, 0 in rows without keys, whose values may have been inf times a weight of 0."""
+    """Weighted means; 0 in rows without keys, where a value of inf or NaN met a weight of 0."""
     inverse = 1.0 / tl.where(total == 0, 1.0, total)
     x0 = tl.where((total == 0)[:, None], 0.0, acc[0] * inverse[:, None])
     if len(acc) > 1:

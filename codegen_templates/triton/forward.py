@@ -9,14 +9,28 @@ import triton
 import triton.language as tl
 
 from codegen_templates.triton.attend import (
-    attend, begin_attention, finish_rows, peak_in_base_2, report_fault,
+    attend,
+    begin_attention,
+    finish_rows,
+    peak_in_base_2,
+    report_fault,
 )
 from codegen_templates.triton.mods import (
-    HAS_MASK_MOD, HAS_SCORE_MOD, hoist_q, hoist_uniform,
+    HAS_MASK_MOD,
+    HAS_SCORE_MOD,
+    hoist_q,
+    hoist_uniform,
 )
 from codegen_templates.triton.tiles import (
-    LN_2, begin_walk, heads_by_group, list_of_blocks, load_rows, next_tile, open_rows,
-    rows_of_tile, store_rows,
+    LN_2,
+    begin_walk,
+    heads_by_group,
+    list_of_blocks,
+    load_rows,
+    next_tile,
+    open_rows,
+    rows_of_tile,
+    store_rows,
 )
 
 

@@ -16,16 +16,16 @@ NO_FAULT: tl.constexpr = tl.constexpr((1 << 63) - 1)
 
 @triton.constexpr_function
 def chunk_of(D, which):
-    """Columns of chunk 0 or 1: powers of two, 16 or more, of which the second may be missing (0)."""
+    """Columns of chunk 0 or 1: powers of two, 16 or more; 0 where there is no second one."""
     first = 16
     while 2 * first <= D:
         first *= 2
     second = 16
     while second < D - first:
         second *= 2
-    if D > first and second >= first:
+    if first < D and second >= first:
         first, second = 2 * first, 0
-    return (first, second if D > first else 0)[which]
+    return (first, second if first < D else 0)[which]
 
 
 @triton.jit
@@ -174,7 +174,7 @@ def heads_by_group(pid, heads, tiles, heads_at_once):
 
 @triton.jit
 def rows_of_tile(tile, length, block, TILE: tl.constexpr, TABLES: tl.constexpr):
-    """(row of the tables, first row, end of rows) of tile number `tile`; blocks hold whole tiles."""
+    """(row of the tables, first row, end of rows) of a tile; a block starts a tile of its own."""
     if TABLES == 0:
         return tile * 0, tile * TILE, length
     else:
