@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from flexattn import knobs
-from flexattn.bench import report, suites
+from flexattn.bench import gpu, report, suites
 from flexattn.errors import ArgumentError, CompilerNotFoundError, FlexAttentionError
 from flexattn.kernel import isa
 from flexattn.reports.compile_only import DIRECTIONS, compile_only, kind_of
@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   python -m flexattn compile mymodule:my_mod --direction backward --dtype bfloat16 --json
   python -m flexattn cache --clear
   python -m flexattn bench cpu-forward --json --plot forward.svg
+  python -m flexattn bench gpu --out figures
 """
 
 
@@ -64,12 +65,22 @@ def _parser() -> argparse.ArgumentParser:
     command = add("cache", _cache, "what the kernel cache holds")
     command.add_argument("--clear", action="store_true", help="delete all kernels")
     command = add("bench", _bench, "measure this machine; ratios above 1 mean flexattn is faster")
-    command.add_argument("suite", choices=suites.SUITES)
+    command.add_argument("suite", choices=[*suites.SUITES, "gpu"])
     command.add_argument("--rounds", type=int, default=7, help="timings per contestant")
     command.add_argument("--no-peers", action="store_true", help="leave torch's compiled flex out")
     command.add_argument("--output", type=pathlib.Path, help="also write the JSON here")
     command.add_argument("--plot", type=pathlib.Path, help="write a bar chart (.png or .svg)")
+    _gpu_arguments(command.add_argument_group("the suite gpu"))
     return parser
+
+
+def _gpu_arguments(group: argparse._ArgumentGroup) -> None:
+    out, folder = pathlib.Path("out/gpu"), "folder for gpu.json and gpu.md (default: out/gpu)"
+    group.add_argument("--out", type=pathlib.Path, default=out, help=folder)
+    group.add_argument("--minutes", type=float, default=8.0, help="time for all of it")
+    group.add_argument("--only", default="", help="rows whose name holds this text")
+    group.add_argument("--no-checks", action="store_true", help="measure unchecked results")
+    group.add_argument("--rehearse", action="store_true", help="on the CPU, with tiny shapes")
 
 
 def _mod_arguments(command: argparse.ArgumentParser) -> None:
@@ -171,6 +182,10 @@ def _cache(arguments: Any) -> int:
 
 
 def _bench(arguments: Any) -> int:
+    if arguments.suite == "gpu":
+        checks, peers = not arguments.no_checks, not arguments.no_peers
+        chosen = (arguments.out, arguments.minutes, arguments.rehearse, arguments.only)
+        return gpu.run(gpu.Plan(*chosen, checks=checks, peers=peers))
     measure, steps = suites.SUITES[arguments.suite]
     with report.progress(steps, arguments.suite) as tick:
         rows = list(measure(arguments.rounds, not arguments.no_peers, tick))

@@ -1,0 +1,44 @@
+"""Fills the disk caches for part of the GPU suite: `python -m flexattn.bench.gpu_warm`.
+
+Kernels of ours and of torch's flex_attention are compiled here, by several processes while the
+results are checked, so that the measuring process only loads them. Each line of the output file
+is one contestant that can enter, or how it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from flexattn.bench.gpu_cases import cases
+from flexattn.bench.gpu_contest import Place, Row, short, warm
+from flexattn.bench.gpu_peers import compile_alone
+
+
+def main(argv: Sequence[str]) -> int:
+    """Arguments: part, parts, device, backend, whether a rehearsal, output file."""
+    part, parts = int(argv[0]), int(argv[1])
+    place = Place(torch.device(argv[2]), argv[3], argv[4] == "True")
+    compile_alone()
+    contests = [case.contest for case in cases() if case.contest is not None]
+    with Path(argv[5]).open("w") as file:
+        for contest in contests[part::parts]:
+            try:
+                rows: Iterable[Row] = warm(contest, place)
+                for row in rows:
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+            except Exception as error:  # out of memory for the inputs: the next may fit
+                failed = {"contest": contest.name, "contestant": "all", "failed": short(error)}
+                file.write(json.dumps(failed) + "\n")
+            if place.device.type == "cuda":
+                torch.cuda.empty_cache()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
