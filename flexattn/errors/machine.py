@@ -23,10 +23,10 @@ class CompilerNotFoundError(FlexAttentionError, RuntimeError):
 
 
 class CompilerFailedError(FlexAttentionError, RuntimeError):
-    """The C++ compiler refused a generated kernel, died, hung, or made no library.
+    """The C++ compiler, or Triton, refused a generated kernel, died, hung, or made no library.
 
-    ``at`` is the source it was given, ``why`` what it printed and the command to repeat. Options
-    in ``CXX`` or ``FLEXATTN_CXX`` that it does not know are the usual reason.
+    ``at`` is the source it was given, ``why`` what it printed and, for C++, the command to repeat.
+    Options in ``CXX`` or ``FLEXATTN_CXX`` that the compiler does not know are the usual reason.
 
     Wrong::
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flexattn import knobs
 from flexattn.errors import CacheDirectoryError
@@ -38,8 +38,26 @@ def build(source: KernelSource, folder: Path) -> dict[str, Any]:
     }
 
 
-def dump(source: KernelSource, entry: cache.Entry) -> None:
+class Dumped(Protocol):
+    """What a dump wants of a C++ or Triton kernel's source."""
+
+    spec: Any
+    key: str
+    program_text: str
+
+    @property
+    def analysis_text(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+def dump(source: Dumped, entry: cache.Entry, name: str = cache.SOURCE) -> None:
     """Write what a reader wants to know of a kernel to ``FLEXATTN_DUMP``, when set.
+
+    Args:
+        source: The kernel.
+        entry: Where it lies.
+        name: File for its text.
 
     Raises:
         CacheDirectoryError: That folder cannot be written.
@@ -50,14 +68,14 @@ def dump(source: KernelSource, entry: cache.Entry) -> None:
     files = {
         cache.PROGRAM: source.program_text,
         ANALYSIS: source.analysis_text,
-        cache.SOURCE: source.text,
+        name: source.text,
         cache.META: json.dumps(entry.meta, indent=1, sort_keys=True) + "\n",
     }
     try:
         folder = Path(chosen).expanduser() / f"{source.spec.name}-{source.key[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text)
+        for path, text in files.items():
+            (folder / path).write_text(text)
     except (OSError, RuntimeError) as error:
         raise CacheDirectoryError(
             f"FLEXATTN_DUMP={chosen} cannot be written.",

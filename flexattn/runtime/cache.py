@@ -3,12 +3,15 @@
 Layout of the cache directory::
 
     <key>/kernel.so  kernel.cpp  ir.txt  meta.json    one kernel; the folder appears by one rename
+    <key>/kernel.py  kernel.json  kernel.cubin  …     the same for a kernel of Triton's
     building/<key>-<random>/                          a build under way, or the rest of a killed one
     locks/<key>                                       held while a process builds that key
-    failed/<key>.cpp                                  a source the compiler refused
+    launchers/                                        what Triton 3.6 to 3.8 launch kernels with
+    failed/<key>.cpp  failed/<key>.py                 a source the compiler refused
 
-``meta.json`` holds a checksum of ``kernel.so`` and of its own facts. An entry whose files are
-missing, unreadable or do not match it is not an entry: it is built again and replaced.
+``meta.json`` holds a checksum of ``kernel.so``, or of the files that it lists as ``files``, and of
+its own facts. An entry whose files are missing, unreadable or do not match it is not an entry: it
+is built again and replaced.
 """
 
 from __future__ import annotations
@@ -30,13 +33,20 @@ from flexattn import knobs
 from flexattn.errors import CacheDirectoryError
 
 LIBRARY, SOURCE, PROGRAM, META = "kernel.so", "kernel.cpp", "ir.txt", "meta.json"
+MODULE = "kernel.py"  # the source of a Triton kernel
 _LOCK_WAIT_S = 120.0
 _STALE_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A kernel on disk: its folder, the facts about it, and its library, found to be whole."""
+    """A kernel on disk, found to be whole.
+
+    Attributes:
+        folder: Where it lies.
+        meta: The facts about it; ``files`` names what its checksum covers, if not `LIBRARY` alone.
+        library: Bytes of those files, one after another.
+    """
 
     folder: Path
     meta: dict[str, Any]
@@ -69,12 +79,16 @@ def lookup(key: str) -> Entry | None:
     folder = directory() / key
     try:
         meta = json.loads((folder / META).read_bytes())
-        library = (folder / LIBRARY).read_bytes()
-    except (OSError, ValueError, RecursionError):
+        library = _library(folder, meta)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    if not isinstance(meta, dict) or meta.get("checksum") != checksum(library, meta):
+    if meta.get("checksum") != checksum(library, meta):
         return None
     return Entry(folder, meta, library)
+
+
+def _library(folder: Path, meta: dict[str, Any]) -> bytes:
+    return b"".join((folder / name).read_bytes() for name in meta.get("files", (LIBRARY,)))
 
 
 def discard(key: str) -> None:
@@ -110,7 +124,7 @@ def store(key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
     try:
         with _writing(root):
             meta = build(work)
-            library = (work / LIBRARY).read_bytes()
+            library = _library(work, meta)
             meta["checksum"] = checksum(library, meta)
             (work / META).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
             _publish(work, root / key)
@@ -144,9 +158,9 @@ def locked(key: str) -> Iterator[None]:
         lock.release()
 
 
-def failed_source(key: str) -> Path:
+def failed_source(key: str, ending: str = ".cpp") -> Path:
     """Where a source that the compiler refused is kept."""
-    return directory() / "failed" / f"{key}.cpp"
+    return directory() / "failed" / f"{key}{ending}"
 
 
 def checksum(library: bytes, meta: dict[str, Any]) -> str:
@@ -178,10 +192,10 @@ def empty() -> int:
     count = 0
     with _writing(root):
         for path in root.iterdir():
-            if (path / META).is_file() or (path / SOURCE).is_file():
+            if any((path / name).is_file() for name in (META, SOURCE, MODULE)):
                 shutil.rmtree(path)
                 count += 1
-            elif path.name in ("building", "locks", "failed"):
+            elif path.name in ("building", "locks", "failed", "launchers"):
                 shutil.rmtree(path, ignore_errors=True)
     return count
 
