@@ -20,6 +20,12 @@ class CaptureGrad:
         dense: Whether q_idx and kv_idx both stand alone as an index, so that no two pairs of
             one head meet in one element.
         plain: Which of ``b`` and ``h`` stand alone as an index.
+        way: How a GPU sums it, by what ``targets`` depend on beside (b, h): ``head`` nothing,
+            ``query`` q_idx, ``key`` kv_idx, ``distance`` both, but through their difference
+            alone; ``pair`` both stand alone as an index and all other indices are the same for
+            the whole head; ``scatter`` anything else.
+        targets: The indices before anything is hoisted, in ``b h q_idx kv_idx``, numbers and
+            sizes.
     """
 
     capture: int
@@ -28,6 +34,8 @@ class CaptureGrad:
     depends: str
     dense: bool
     plain: frozenset[str]
+    way: str = "scatter"
+    targets: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,15 +48,21 @@ class Hooks:
         kv: Values of (b, h, kv_idx), named ``kv:0 …``; may use ``u:*``.
         mask: Whether the pair is kept, or None when all are. Where ``fault`` comes from the
             mask itself it is true, so that nothing passes over the fault.
-        score: The modified score, or None when unchanged.
+        score: The modified score, or None when unchanged. Where the passes were asked for base
+            2 it is log2(e) times that, from inputs ``score`` and ``score_log2``, which is
+            log2(e) times ``score``.
         fault: Whether the pair reads outside a capture or divides by zero in a way that can
             reach the result, before the mask is asked: it counts where the mask keeps the
             pair, or in a block listed as full. None when proved impossible.
-        score_grad: Gradient at the raw scaled score, from inputs ``score`` and ``grad``.
+        score_grad: Gradient at the raw scaled score, from inputs ``grad`` and what
+            ``derivative`` says.
         capture_grads: Gradients of captured tensors.
         captures: Storage type of each capture.
         numbers: dtype of each lifted number.
         compute: dtype of scores.
+        derivative: What ``score_grad`` and the values of ``capture_grads`` read beside
+            ``grad``: ``none``, ``score``, or ``output`` (the modified score, of meaning where
+            its weight is not 0).
     """
 
     uniform: tuple[Node, ...]
@@ -62,3 +76,4 @@ class Hooks:
     captures: tuple[CaptureType, ...]
     numbers: tuple[DType, ...]
     compute: DType
+    derivative: str = "score"

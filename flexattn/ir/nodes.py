@@ -11,10 +11,11 @@ Grammar::
 Equal nodes are one object, so equality is identity and graphs are directed acyclic. Tracing
 makes bool, i64 and one float dtype only; i32 appears when a pass narrows index arithmetic.
 
-Names of inputs: ``score b h q_idx kv_idx`` (a mod's arguments), ``grad`` (the gradient that
-arrives at the modified score), ``n0 n1 …`` (numbers lifted to run-time arguments),
-``size{c}_{d}`` (size of dimension ``d`` of capture ``c``), and ``u:{i} q:{i} kv:{i}``
-(value ``i`` hoisted out of the inner loop: per head, per query, per key).
+Names of inputs: ``score b h q_idx kv_idx`` (a mod's arguments), ``score_log2`` (log2(e) times
+the score), ``output`` and ``grad`` (the modified score, and the gradient that arrives at it),
+``n0 n1 …`` (numbers lifted to run-time arguments), ``size{c}_{d}`` (size of dimension ``d`` of
+capture ``c``), and ``u:{i} q:{i} kv:{i}`` (value ``i`` hoisted out of the inner loop: per head,
+per query, per key).
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ from flexattn.ir.nodes import BOOL, Apply, Const, Input, Load, Node
 from flexattn.ir.program import Program
 from flexattn.ir.ranges import ALWAYS
 from flexattn.ir.sites import Proof, find_sites
+from flexattn.passes.base2 import in_base_2
 from flexattn.passes.differentiate import gradients, score_loads
 from flexattn.passes.guard import guard
 from flexattn.passes.narrow import NARROW, narrow
+from flexattn.passes.reach import from_output, reads_score, spread
 from flexattn.passes.reciprocal import multiply_by_inverses
 from flexattn.passes.sharpen import sharpen
 from flexattn.passes.simplify import simplify, without_marks
@@ -29,7 +31,9 @@ class State:
     Attributes:
         roots: The graphs by name: ``mask score fault score_grad``, ``value{i}`` and
             ``index{i}_{d}`` for the gradient of load ``i``.
+        base2: Whether the score is wanted times log2(e).
         loads: The loads whose captures receive gradient.
+        derivative: What the gradients read, see `ir.hooks.Hooks`.
         hoisted: Set by the last pass.
     """
 
@@ -39,6 +43,8 @@ class State:
     proved: frozenset[Proof]
     wide: bool
     roots: dict[str, Node]
+    base2: bool = False
+    derivative: str = "score"
     loads: tuple[Load, ...] = ()
     places: tuple[CaptureGrad, ...] = ()
     hoisted: Hoisted = field(default=Hoisted((), (), (), ()))
@@ -115,6 +121,22 @@ def _drop_identities(state: State) -> State:
     return replace(state, roots=roots)
 
 
+def _base_2(state: State) -> State:
+    """For a softmax of powers of 2, whose kernels know the modified score from its weight."""
+    score = state.roots.get("score")
+    if not state.base2 or score is None:
+        return state
+    roots, derivative = dict(state.roots), "none"
+    values = {f"value{number}" for number in range(len(state.loads))}
+    gradients = {name: roots[name] for name in ("score_grad", *values) if name in roots}
+    if reads_score(*gradients.values()):
+        inverted = from_output(score, gradients, values)
+        derivative = "score" if inverted is None else "output"
+        roots |= inverted or {}
+    roots["score"] = simplify(in_base_2(score))
+    return replace(state, roots=roots, derivative=derivative)
+
+
 def _place(state: State) -> State:
     """Say how each captured gradient is spread over the (q, kv) pairs of a head."""
     places = []
@@ -126,7 +148,8 @@ def _place(state: State) -> State:
         kind = "".join(side for side in ("q", "kv") if side in depends) or "none"
         dense, fixed = {"q_idx", "kv_idx"} <= plain, frozenset(plain & {"b", "h"})
         value = state.roots[f"value{number}"]
-        places.append(CaptureGrad(load.capture, indices, value, kind, dense, fixed))
+        way = spread(indices)
+        places.append(CaptureGrad(load.capture, indices, value, kind, dense, fixed, way, indices))
     return replace(state, places=tuple(places))
 
 
@@ -153,6 +176,7 @@ PASSES = (
     Pass("sharpen", _sharpen, "indices are never negative: half of each guard, and divisions"),
     Pass("narrow", _narrow, "vectors hold twice as many 32-bit indices"),
     Pass("drop identities", _drop_identities, "a hook that changes nothing is not called"),
+    Pass("base 2", _base_2, "a GPU has an instruction for powers of 2, none for powers of e"),
     Pass("place", _place, "how a captured gradient is summed depends on its indices"),
     Pass("split", _split, "what needs one index alone leaves the inner loop"),
 )
@@ -165,6 +189,7 @@ def build_hooks(
     grads: frozenset[int] = frozenset(),
     proved: frozenset[Proof] = frozenset(),
     wide: bool = False,
+    base2: bool = False,
 ) -> Hooks:
     """The graphs for one kernel of ``direction`` (forward, backward or tiles).
 
@@ -174,13 +199,15 @@ def build_hooks(
         grads: Numbers of the captures that want a gradient (backward).
         proved: What `analysis.bounds.prove` found about the sites of ``program``.
         wide: Keep 64-bit index arithmetic, for calls beyond `narrow.NARROW`.
+        base2: Give the modified score times log2(e), and gradients that read no more of the
+            score than they have to.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r} is none of {', '.join(DIRECTIONS)}")
     roots = {} if program.mask is None else {"mask": program.mask}
     if program.score is not None and direction != "tiles":
         roots["score"] = program.score
-    state = State(program, direction, grads, proved, wide, roots)
+    state = State(program, direction, grads, proved, wide, roots, base2)
     for entry in PASSES:
         state = entry.run(state)
     return _hooks(state)
@@ -204,4 +231,5 @@ def _hooks(state: State) -> Hooks:
         captures=state.program.captures,
         numbers=state.program.numbers,
         compute=state.program.compute,
+        derivative=state.derivative,
     )

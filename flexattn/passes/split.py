@@ -10,7 +10,11 @@ from flexattn.ir.nodes import Const, Input, Node, rebuild, walk
 UNIFORM, Q, KV, BOTH = frozenset[str](), frozenset({"q"}), frozenset({"kv"}), frozenset({"q", "kv"})
 
 # What each input varies with inside one head; all others are the same for the whole head.
-VARIES = {"q_idx": Q, "kv_idx": KV, "score": BOTH, "grad": BOTH}
+VARIES = {
+    "q_idx": Q,
+    "kv_idx": KV,
+    **dict.fromkeys(("score", "score_log2", "output", "grad"), BOTH),
+}
 _LEVELS = {UNIFORM: "u", Q: "q", KV: "kv"}
 
 
