@@ -73,7 +73,8 @@ def evaluate(
             case Input(name, dtype):
                 values[node] = _input(name, env, captures).to(device, TORCH_DTYPES[dtype])
             case Const(value, dtype):
-                values[node] = torch.tensor(value, dtype=TORCH_DTYPES[dtype], device=device)
+                # Made on the device: a CUDA graph cannot hold a copy from the host.
+                values[node] = torch.full((), value, dtype=TORCH_DTYPES[dtype], device=device)
             case Load(capture, _, dtype):
                 values[node] = _load(captures[capture], capture, args, on_fault).to(
                     TORCH_DTYPES[dtype]
