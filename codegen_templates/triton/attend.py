@@ -17,6 +17,7 @@ from codegen_templates.triton.mods import (
     score_mod,
 )
 from codegen_templates.triton.tiles import (
+    LN_2,
     LOG2_E,
     NO_FAULT,
     add_rows,
@@ -78,9 +79,10 @@ def attend(
     # A row that has met no key keeps weights exp2(-inf - 0) = 0.
     safe = tl.where(top == float("-inf"), 0.0, top)
     if RAW:
-        unit = scale * LOG2_E
-        p = tl.exp2(s * unit - (safe * unit)[:, None])
-        shrink = tl.exp2(peak * unit - safe * unit)
+        # A number given a name would be rounded to float32 by the interpreter.
+        lowered = safe * (scale * LOG2_E)
+        p = tl.exp2(s * (scale * LOG2_E) - lowered[:, None])
+        shrink = tl.exp2(peak * (scale * LOG2_E) - lowered)
     else:
         p = tl.exp2(s - safe[:, None])
         shrink = tl.exp2(peak - safe)
@@ -96,6 +98,12 @@ def peak_in_base_2(peak, scale, RAW: tl.constexpr):
         return peak * (scale * LOG2_E)
     else:
         return peak
+
+
+@triton.jit
+def lse_of_rows(total, peak):
+    """Natural log of the sum of weights, from a peak in base 2; -inf without keys."""
+    return (peak + tl.log2(tl.where(total == 0, 1.0, total))) * LN_2
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from codegen_templates.triton.attend import (
     attend,
     begin_attention,
     finish_rows,
+    lse_of_rows,
     peak_in_base_2,
     report_fault,
 )
@@ -128,6 +129,6 @@ def forward(
     rows = q0 + tl.arange(0, BM)
     at = bh.to(tl.int64) * M + rows
     peak = peak_in_base_2(peak, scale, RAW)
-    tl.store(lse + at, (peak + tl.log2(total)) * LN_2, mask=rows < q_end)
+    tl.store(lse + at, lse_of_rows(total, peak), mask=rows < q_end)
     tl.store(max + at, peak * LN_2, mask=rows < q_end)
     report_fault(first, fault_at)
