@@ -3,7 +3,7 @@
 A program owns one tile of keys of one kv head, and walks over all that read it: batches that
 share the keys, the G query heads of the group, the tiles of queries. Tiles of scores stand
 transposed, [BN keys, BM queries], so that Pᵀ and dSᵀ are left factors as they come. Here rows of
-the block lists are blocks of keys and name blocks of queries. Queries that do not exist have no
+the block lists are blocks of keys and name blocks of queries. Queries beyond the last have no
 weight, and what keys beyond the last would get is not stored; so no pair is checked for bounds.
 Notation: see dq.py.
 """
@@ -12,43 +12,67 @@ import triton
 import triton.language as tl
 
 from codegen_templates.triton.gradients import (
-    count_tiles, keeps_derivative, row_stats, tile_score_grads, tile_weights,
+    keeps_derivative,
+    load_stats,
+    open_stats,
+    tile_score_grads,
+    tile_weights,
+    to_base_2,
 )
 from codegen_templates.triton.mods import (
-    DERIVATIVE, HAS_KEY_GRADS, HAS_MASK_MOD, add_key_grads, begin_key_grads, end_key_grads,
-    hoist_kv, hoist_q, hoist_uniform,
+    DERIVATIVE,
+    HAS_KEY_GRADS,
+    HAS_MASK_MOD,
+    add_key_grads,
+    begin_key_grads,
+    end_key_grads,
+    hoist_kv,
+    hoist_q,
+    hoist_uniform,
 )
 from codegen_templates.triton.tiles import (
-    add_rows, begin_walk, dot_rows, list_of_blocks, load_rows, next_tile, open_rows, rows_of_tile,
-    scale_rows, store_rows, zero_rows,
+    add_rows,
+    begin_walk,
+    dot_rows,
+    list_of_blocks,
+    load_rows,
+    next_tile,
+    open_rows,
+    rows_of_tile,
+    scale_rows,
+    store_rows,
+    zero_rows,
 )
 
 
 @triton.jit
 def dkdv_step(
-    dk, dv, sums, keys, queries, grads_out, stats, scale, q0, q_last, site, sizes,
+    dk, dv, sums, keys, queries, grads_out, stats, scale, q0, q_last, whole, site, sizes,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, BOUNDED: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
     """dK, dV and the sums of captured gradients after the queries [q0, min(q0 + BM, q_last))."""
     b_k, b_v = keys
     lse, delta, bh = stats
     captures, u, kvv, b, h, kv_idx = site
     M, grads = sizes
-    F: tl.constexpr = lse.dtype.element_ty
+    F: tl.constexpr = dk[0].dtype
     LOCAL: tl.constexpr = keeps_derivative(DERIVATIVE, b_k[0].dtype, HAS_KEY_GRADS)
-    row = q0 + tl.arange(0, BM)[None, :]
-    q_idx = tl.minimum(row, M - 1)
+    row = q0 + tl.arange(0, BM)
+    q_idx = (tl.minimum(row, M - 1) if BOUNDED else row)[None, :]
     qv = hoist_q(captures, u, b, h, q_idx)
-    lse2, b_delta = row_stats(lse, delta, bh * M + row, row < q_last)
-    b_q = load_rows(queries, q0, D, BM, DESCRIPTORS, True)
+    b_q = load_rows(queries, q0, D, BM, DESCRIPTORS, BOUNDED)
     dots = dot_rows(b_k, b_q, tl.zeros([BN, BM], F), PRECISION)
+    b_lse = load_stats(lse, bh * M + q0, row < q_last, float("inf"), BM, DESCRIPTORS, BOUNDED)
+    lse2 = to_base_2(b_lse)[None, :]
     p, kept = tile_weights(
-        dots, scale, lse2, True, captures, u, qv, kvv, b, h, q_idx, kv_idx, False,
+        dots, scale, lse2, True, captures, u, qv, kvv, b, h, q_idx, kv_idx, whole,
         False, MASKED, LOCAL, b_k[0].dtype)
-    b_do = load_rows(grads_out, q0, DV, BM, DESCRIPTORS, True)
-    dp = dot_rows(b_v, b_do, tl.broadcast_to(-b_delta, [BN, BM]), PRECISION)
+    b_do = load_rows(grads_out, q0, DV, BM, DESCRIPTORS, BOUNDED)
     dv = add_rows(dv, p, b_do, PRECISION)
+    b_delta = load_stats(delta, bh * M + q0, row < q_last, 0.0, BM, DESCRIPTORS, BOUNDED)
+    dp = dot_rows(b_v, b_do, tl.broadcast_to(-b_delta[None, :], [BN, BM]), PRECISION)
     ds, grad, output = tile_score_grads(
         p, dp, kept, lse2, captures, u, qv, kvv, b, h, q_idx, kv_idx, LOCAL)
     if HAS_KEY_GRADS:
@@ -63,7 +87,7 @@ def dkdv_head(
     dk, dv, b_keys, q, grad_out, lse, delta, strides_q, strides_do,
     b, h, Hq, M, N, scale, tables, captures, grads, j, kv0, kv_last,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    TABLES: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    TABLES: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """dK and dV after all queries of head `h` of batch `b`."""
     b64, h64 = b.to(tl.int64), h.to(tl.int64)
@@ -79,34 +103,58 @@ def dkdv_head(
     grads_out = open_rows(grad_out + b64 * strides_do[0] + h64 * strides_do[1], M, strides_do[2],
                           strides_do[3], DV, BM, DESCRIPTORS)
     sums = begin_key_grads(BN)
-    if TABLES == 0:
-        for i in tl.range(0, tl.cdiv(M, BM)):
-            q0 = tl.cast(i * BM, tl.int32)  # interpreted, i is no tensor
-            dk, dv, sums = dkdv_step(
-                dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, M, site, sizes,
-                D, DV, BM, BN, DESCRIPTORS, PRECISION, HAS_MASK_MOD)
-    else:
+
+    # Tiles of queries kept whole: of the listed full blocks but one that reaches beyond M.
+    whole_tiles = 0
+    edge_tiles = 0
+    if TABLES > 0:
         q_block = tables[14]
         each = tl.cdiv(q_block, BM)
-        if TABLES == 4:
-            entries, count = list_of_blocks(tables, b, h, j, True)
-            walk = begin_walk(entries, count, each, 0, 0)
-            for _ in tl.range(0, count * each):
-                q0 = walk[2] * q_block + walk[1] * BM
-                q_last = tl.minimum(walk[2] * q_block + q_block, M)
-                walk = next_tile(entries, count, each, walk, 0)
-                dk, dv, sums = dkdv_step(
-                    dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, q_last, site,
-                    sizes, D, DV, BM, BN, DESCRIPTORS, PRECISION, False)
-        entries, count = list_of_blocks(tables, b, h, j, False)
+        edge = M // q_block
+    if TABLES == 4:
+        entries, count = list_of_blocks(tables, b, h, j, True)
+        if EVEN:
+            at_edge = tl.load(entries + count - 1, mask=count > 0, other=-1) == edge
+            edge_tiles = at_edge.to(tl.int32) * tl.cdiv(M - edge * q_block, BM)
+            count = count - at_edge.to(tl.int32)
+        whole_tiles = count * each
         walk = begin_walk(entries, count, each, 0, 0)
-        for _ in tl.range(0, count * each):
+    elif TABLES == 0 and not HAS_MASK_MOD:
+        whole_tiles = M // BM
+    for i in tl.range(0, whole_tiles):
+        if TABLES == 0:
+            q0 = tl.cast(i * BM, tl.int32)  # interpreted, i is no tensor
+            q_last = M
+        else:
             q0 = walk[2] * q_block + walk[1] * BM
             q_last = tl.minimum(walk[2] * q_block + q_block, M)
             walk = next_tile(entries, count, each, walk, 0)
-            dk, dv, sums = dkdv_step(
-                dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, q_last, site,
-                sizes, D, DV, BM, BN, DESCRIPTORS, PRECISION, HAS_MASK_MOD)
+        dk, dv, sums = dkdv_step(
+            dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, q_last, True, site, sizes,
+            D, DV, BM, BN, DESCRIPTORS, PRECISION, TABLES == 4 and not EVEN, False)
+
+    # Other tiles: of the partial blocks, then of the full block that reaches beyond M.
+    if TABLES == 0:
+        some = whole_tiles
+        end = tl.cdiv(M, BM)
+    else:
+        entries, count = list_of_blocks(tables, b, h, j, False)
+        some = 0
+        end = count * each + edge_tiles
+        walk = begin_walk(entries, count, each, 0, edge)
+    for i in tl.range(some, end):
+        if TABLES == 0:
+            q0 = tl.cast(i * BM, tl.int32)  # interpreted, i is no tensor
+            q_last = M
+            whole = False
+        else:
+            q0 = walk[2] * q_block + walk[1] * BM
+            q_last = tl.minimum(walk[2] * q_block + q_block, M)
+            whole = walk[0] >= count
+            walk = next_tile(entries, count, each, walk, edge)
+        dk, dv, sums = dkdv_step(
+            dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, q_last, whole, site, sizes,
+            D, DV, BM, BN, DESCRIPTORS, PRECISION, True, HAS_MASK_MOD)
     if HAS_KEY_GRADS:
         end_key_grads(sums, grads, captures, u, kvv, b, h, kv_idx, bh, kv0, kv_last, N, BN)
     return dk, dv
@@ -143,15 +191,17 @@ def dkdv(
     )
     dk = zero_rows(D, BN, F)
     dv = zero_rows(DV, BN, F)
+    lse_rows = open_stats(lse, B * Hq * M, BM, DESCRIPTORS)
+    delta_rows = open_stats(delta, B * Hq * M, BM, DESCRIPTORS)
     shared_by = B // Bkv
     for i in tl.range(0, shared_by * G, num_stages=1):
         i = tl.cast(i, tl.int32)
         b = bkv * shared_by + i // G
         h = hkv * G + i % G
         dk, dv = dkdv_head(
-            dk, dv, b_keys, q, grad_out, lse, delta, (q_b, q_h, q_m, q_d),
+            dk, dv, b_keys, q, grad_out, lse_rows, delta_rows, (q_b, q_h, q_m, q_d),
             (do_b, do_h, do_m, do_d), b, h, Hq, M, N, scale, tables, captures, grads,
-            j, kv0, kv_last, D, DV, BM, BN, TABLES, DESCRIPTORS, PRECISION)
+            j, kv0, kv_last, D, DV, BM, BN, TABLES, EVEN, DESCRIPTORS, PRECISION)
     store_rows(grad_k + bkv64 * dk_b + hkv64 * dk_h, kv0, kv_last, dk_n, scale_rows(dk, scale),
                D, BN)
     store_rows(grad_v + bkv64 * dv_b + hkv64 * dv_h, kv0, kv_last, dv_n, dv, DV, BN)

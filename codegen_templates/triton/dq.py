@@ -11,15 +11,36 @@ import triton
 import triton.language as tl
 
 from codegen_templates.triton.gradients import (
-    count_tiles, keeps_derivative, row_stats, tile_score_grads, tile_weights,
+    count_tiles,
+    keeps_derivative,
+    tile_score_grads,
+    tile_weights,
+    to_base_2,
 )
 from codegen_templates.triton.mods import (
-    DERIVATIVE, HAS_MASK_MOD, HAS_ROW_GRADS, add_row_grads, begin_row_grads, end_row_grads,
-    hoist_kv, hoist_q, hoist_uniform,
+    DERIVATIVE,
+    HAS_MASK_MOD,
+    HAS_ROW_GRADS,
+    add_row_grads,
+    begin_row_grads,
+    end_row_grads,
+    hoist_kv,
+    hoist_q,
+    hoist_uniform,
 )
 from codegen_templates.triton.tiles import (
-    add_rows, begin_walk, dot_rows, heads_by_group, list_of_blocks, load_rows, next_tile,
-    open_rows, rows_of_tile, scale_rows, store_rows, zero_rows,
+    add_rows,
+    begin_walk,
+    dot_rows,
+    heads_by_group,
+    list_of_blocks,
+    load_rows,
+    next_tile,
+    open_rows,
+    rows_of_tile,
+    scale_rows,
+    store_rows,
+    zero_rows,
 )
 
 
@@ -88,12 +109,11 @@ def dq_tile(
                      strides_k[3], D, BN, DESCRIPTORS)
     values = open_rows(v + b64 * strides_v[0] + hkv * strides_v[1], N, strides_v[2],
                        strides_v[3], DV, BN, DESCRIPTORS)
-    lse2, b_delta = row_stats(lse, delta, bh64 * M + row, row < q_last)
     rows = (
         load_rows(queries, q0, D, BM, DESCRIPTORS, True),
         load_rows(grads_out, q0, DV, BM, DESCRIPTORS, True),
-        lse2,
-        b_delta,
+        to_base_2(tl.load(lse + bh64 * M + row, mask=row < q_last, other=float("inf"))),
+        tl.load(delta + bh64 * M + row, mask=row < q_last, other=0.0),
     )
     acc = zero_rows(D, BM, F)
     sums = begin_row_grads(BM)

@@ -10,7 +10,11 @@ import triton
 import triton.language as tl
 
 from codegen_templates.triton.mods import (
-    DERIVATIVE, HAS_SCORE_MOD, mask_mod, score_mod, score_mod_grad,
+    DERIVATIVE,
+    HAS_SCORE_MOD,
+    mask_mod,
+    score_mod,
+    score_mod_grad,
 )
 from codegen_templates.triton.tiles import LN_2, LOG2_E
 
@@ -35,11 +39,34 @@ def count_tiles(length, block, TILE: tl.constexpr, TABLES: tl.constexpr):
 
 
 @triton.jit
-def row_stats(lse, delta, at, real):
-    """lse in base 2 and delta of the rows `at`; +inf and 0 of rows that are not `real`."""
-    lse2 = tl.load(lse + at, mask=real, other=float("inf")) * LOG2_E
-    lse2 = tl.where(lse2 == float("-inf"), float("inf"), lse2)
-    return lse2, tl.load(delta + at, mask=real, other=0.0)
+def open_stats(base, length, ROWS: tl.constexpr, DESCRIPTORS: tl.constexpr):
+    """What `load_stats` reads: the values base[:length], one per row of all heads."""
+    if DESCRIPTORS:
+        return tl.make_tensor_descriptor(base, shape=[length], strides=[1], block_shape=[ROWS])
+    else:
+        return base
+
+
+@triton.jit
+def load_stats(source, start, real, other, ROWS: tl.constexpr, DESCRIPTORS: tl.constexpr,
+               BOUNDED: tl.constexpr):
+    """The values from `start`, a 64-bit number, on; if BOUNDED `other` of rows not `real`.
+
+    By pointers each thread fetches every value it needs by itself, which takes many instructions.
+    """
+    if DESCRIPTORS:
+        x = source.load([start.to(tl.int32)])
+        return tl.where(real, x, other) if BOUNDED else x
+    elif BOUNDED:
+        return tl.load(source + start + tl.arange(0, ROWS), mask=real, other=other)
+    else:
+        return tl.load(source + start + tl.arange(0, ROWS))
+
+
+@triton.jit
+def to_base_2(lse):
+    """lse times log2(e), and +inf for -inf."""
+    return tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
 
 
 @triton.jit
