@@ -51,7 +51,7 @@ def lower_edges(classes: Tensor, lengths: tuple[int, int], block: tuple[int, int
     for dim in (0, 1):
         if lengths[dim] % block[dim]:
             edge = classes.select(dim - 2, -1)
-            edge[edge == FULL] = PARTIAL
+            edge.masked_fill_(edge == FULL, PARTIAL)
     return classes
 
 

@@ -144,6 +144,7 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
     )
     options = call.kernel
     tanh = option(options, "fwd", "fast_tanh") if options else None
+    dense, far = choices_of_captures(captures)
     base = Choices(
         tile=Tile(16, 16, 4, 1),
         tables=len(call.tables),
@@ -153,8 +154,8 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
         positive_scale=call.scale > 0,
         ordered=bool(call.tables),
         aligned=aligned,
-        dense_captures=tuple(map(_is_dense, captures)),
-        far=any(_is_far(tensor) for tensor in captures),
+        dense_captures=dense,
+        far=far,
         fast_tanh=machine.target.backend == "cuda"
         and (q.dtype == torch.bfloat16 if tanh is None else tanh),
     )
@@ -287,6 +288,11 @@ def capture_arguments(bound: Bound, captures: Sequence[Tensor]) -> tuple[Any, ..
         ints, floats = iter(bound.ints), iter(bound.floats)
         values += [next(ints) if kind == I64 else next(floats) for kind in kinds]
     return tuple(values)
+
+
+def choices_of_captures(captures: Sequence[Tensor]) -> tuple[tuple[bool, ...], bool]:
+    """``dense_captures`` and ``far`` of ``Choices``."""
+    return tuple(map(_is_dense, captures)), any(map(_is_far, captures))
 
 
 def plan_key(call: Call, captures: Sequence[Tensor], *tensors: Tensor) -> tuple[Any, ...]:
