@@ -16,7 +16,9 @@ from flexattn import knobs
 from flexattn.bench import gpu, report, suites
 from flexattn.errors import ArgumentError, CompilerNotFoundError, FlexAttentionError
 from flexattn.kernel import isa
-from flexattn.reports.compile_only import DIRECTIONS, compile_only, kind_of
+from flexattn.kernel.triton_source import triton_version
+from flexattn.reports.compile_only import DIRECTIONS, SHORT, compile_only, kind_of
+from flexattn.reports.compile_triton import GPUS
 from flexattn.reports.explain import explain
 from flexattn.runtime import cache, compiler
 from flexattn.runtime.counters import clear_cache
@@ -25,10 +27,13 @@ EXAMPLES = """examples:
   python -m flexattn info
   python -m flexattn explain flexattn:noop_mask --kernel forward
   python -m flexattn compile mymodule:my_mod --direction backward --dtype bfloat16 --json
+  python -m flexattn compile mymodule:my_mod --target sm_90 --direction fwd --head-dim 192,128
   python -m flexattn cache --clear
   python -m flexattn bench cpu-forward --json --plot forward.svg
   python -m flexattn bench gpu --out figures
 """
+
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,14 +59,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         return command
 
-    add("info", _info, "what this machine offers: compiler, instruction set, cache, settings")
+    add("info", _info, "what this machine offers: compilers, devices, cache, settings")
     command = add("explain", _explain, "every stage of one mod, from its graph to its cost")
     _mod_arguments(command)
+    command.set_defaults(dtype="float32")
     command.add_argument("--kernel", choices=DIRECTIONS[:2], help="print this kernel's text too")
     command = add("compile", _compile, "compile the kernel of one mod without running it")
     _mod_arguments(command)
-    command.add_argument("--direction", choices=DIRECTIONS, default="forward")
-    command.add_argument("--target", default="cpp", help="cpp, or one of " + ", ".join(isa.ISAS))
+    directions = (*DIRECTIONS, *SHORT)
+    command.add_argument("--direction", choices=directions, default="forward")
+    targets = ", ".join((*isa.ISAS, *GPUS))
+    command.add_argument("--target", default="cpp", help="cpp, or one of " + targets)
+    command.add_argument(
+        "--head-dim", type=_head_dim, default=64, metavar="D[,Dv]", help="GPUs only, 64"
+    )
     command = add("cache", _cache, "what the kernel cache holds")
     command.add_argument("--clear", action="store_true", help="delete all kernels")
     command = add("bench", _bench, "measure this machine; ratios above 1 mean flexattn is faster")
@@ -87,8 +98,21 @@ def _mod_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("mod", metavar="MODULE:FUNCTION", help="a score_mod or mask_mod")
     command.add_argument("--q-len", type=int, default=1024)
     command.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16", "float64"), default="float32"
+        "--dtype",
+        type=_dtype_name,
+        choices=tuple(DTYPES.values()),
+        help="also bf16, fp16 and so on; float32, for GPUs bfloat16",
     )
+
+
+def _dtype_name(text: str) -> str:
+    return DTYPES.get(text.replace("fp", "f"), text)
+
+
+def _head_dim(text: str) -> int | tuple[int, int]:
+    """``128`` or ``192,128``."""
+    first, comma, second = text.partition(",")
+    return (int(first), int(second)) if comma else int(first)
 
 
 def find_mod(path: str) -> Callable[..., Any]:
@@ -115,6 +139,8 @@ def _info(arguments: Any) -> int:
     facts = report.machine() | {
         "instruction_set": isa.host().name,
         "compiler": _compiler(),
+        "triton": triton_version() or "none",
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cache_directory": str(cache.directory()),
         "cached_kernels": len(entries),
         "settings": {name: knobs.get(name) for name in knobs.KNOBS},
@@ -154,15 +180,27 @@ def _compile(arguments: Any) -> int:
         find_mod(arguments.mod),
         arguments.target,
         direction=arguments.direction,
-        dtype=getattr(torch, arguments.dtype),
+        dtype=arguments.dtype and getattr(torch, arguments.dtype),
+        head_dim=arguments.head_dim,
         Q_LEN=arguments.q_len,
     )
     if arguments.json:
         print(json.dumps(facts, indent=1))
-    else:
-        for name, value in facts.items():
-            print(f"{name:<10} {value}")
+        return 0
+    kernels = facts.pop("kernels", {})
+    for name, value in facts.items():
+        print(f"{name:<14} {_told(value)}")
+    for name, kernel in kernels.items():
+        print(f"\n{name}")
+        for fact, value in kernel.items():
+            print(f"  {fact:<14} {_told(value)}")
     return 0
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {number}" for name, number in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cache(arguments: Any) -> int:

@@ -17,6 +17,7 @@ def test_info(capsys):
     assert code == 0
     facts = json.loads(said.out)
     assert {"compiler", "instruction_set", "cache_directory", "torch"} <= facts.keys()
+    assert {"triton", "gpus"} <= facts.keys()
     assert run(capsys, "info")[1].out.startswith("cpu")
 
 
@@ -41,6 +42,20 @@ def test_compile_and_cache(capsys, monkeypatch, tmp_path):
     code, said = run(capsys, "cache", "--clear", "--json")
     assert json.loads(said.out)["removed"] >= 1
     assert json.loads(run(capsys, "cache", "--json")[1].out) == []
+
+
+def test_compile_for_a_gpu(capsys):
+    line = "compile flexattn:noop_mask --target sm_90 --direction fwd --head-dim 32,16 --dtype bf16"
+    code, said = run(capsys, *line.split(), "--json")
+    assert code == 0
+    facts = json.loads(said.out)
+    wanted = {"registers", "spilled_words", "stack", "shared_bytes", "mma", "seconds"}
+    assert wanted <= facts.keys() and wanted <= facts["kernels"]["forward"].keys()
+    assert facts["mma"]["wgmma"] > 0 and facts["head_dim"] == [32, 16]
+    code, said = run(capsys, *line.split())
+    assert code == 0 and "wgmma" in said.out and "shared_bytes" in said.out
+    code, said = run(capsys, "compile", "flexattn:noop_mask", "--target", "sm_70")
+    assert code == 1 and said.err.startswith("TargetError: there is no target 'sm_70'")
 
 
 def _folder(capsys):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from attention_gym.cli import browse, execute, figures, learn
+from attention_gym.cli import browse, build, execute, figures, learn
 from attention_gym.errors import GymInputError, UnknownRecipeError
 from attention_gym.gallery import load, names
 from attention_gym.recipe import Recipe
@@ -22,6 +22,7 @@ examples:
   python -m attention_gym run alibi --heads 12 --dtype bfloat16
   python -m attention_gym verify --all
   python -m attention_gym plot document --out document.svg --theme dark
+  python -m attention_gym compile tanh_softcap --target sm_90 --direction bwd
   python -m attention_gym train --steps 300 --out out/train
 
 exit codes: 0 done, 1 it failed or a check did, 2 the command line is wrong
@@ -37,7 +38,7 @@ def build_parser(recipe: Recipe | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (browse, execute, figures, learn):
+    for group in (browse, execute, figures, build, learn):
         group.add_commands(commands, recipe)
     return parser
 
@@ -48,7 +49,7 @@ def named_recipe(arguments: Sequence[str]) -> Recipe | None:
     Raises:
         UnknownRecipeError: The word after the command is no recipe and no option.
     """
-    if not arguments or arguments[0] not in {"show", "run", "verify", "plot", "explain"}:
+    if not arguments or arguments[0] not in {"show", "run", "verify", "plot", "explain", "compile"}:
         return None
     for word in arguments[1:]:
         if word in names():

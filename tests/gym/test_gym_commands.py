@@ -194,3 +194,22 @@ def test_help_has_examples_and_the_recipe_s_options(gym: Any) -> None:
 @pytest.mark.parametrize("name", names())
 def test_no_parameter_hides_an_option(name: str) -> None:
     build_parser(load(name))  # argparse refuses two options of one name
+
+
+def test_compile_for_a_gpu(gym: Any) -> None:
+    status, out, _ = gym(
+        "compile sliding_window --window 64 --target sm_90 --direction fwd --head-dim 32 "
+        "--dtype fp16 --json"
+    )
+    facts = json.loads(out)
+    assert status == 0 and facts["recipe"] == "sliding_window" and facts["dtype"] == "f16"
+    assert facts["mma"]["wgmma"] > 0 and facts["shared_bytes"] <= 227 * 1024
+    assert {"registers", "spilled_words", "stack", "seconds"} <= facts.keys()
+    status, out, _ = gym("compile sliding_window --target sm_90 --head-dim 32 --dtype fp16")
+    assert status == 0 and "wgmma" in out and "forward" in out
+
+
+def test_compile_refuses_what_is_none(gym: Any) -> None:
+    assert gym("compile causal --target sm_12")[0] == 1
+    assert gym("compile causal --head-dim wide")[0] == 2
+    assert gym("compile causal --direction sideways")[0] == 2

@@ -1,4 +1,4 @@
-"""lower and compile_only: text and libraries without a call, for this machine and lesser ones."""
+"""lower and compile_only: text and kernels without a call, for this machine and for others."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import flexattn
-from flexattn.errors import ArgumentError, BackendError
+from flexattn.errors import ArgumentError, BackendError, TargetError
 from flexattn.reports.compile_only import kind_of
 
 
@@ -53,7 +53,37 @@ def test_another_target():
 
 
 def test_bad_names():
-    with pytest.raises(BackendError, match="no target 'sm_00'"):
+    with pytest.raises(BackendError, match="no target 'sse'"):
+        flexattn.lower(causal, target="sse")
+    with pytest.raises(TargetError, match="no target 'sm_00'"):
         flexattn.lower(causal, target="sm_00")
+    with pytest.raises(TargetError, match="interpreter"):
+        flexattn.compile_only(causal, target="interpreter")
+    with pytest.raises(ArgumentError, match="no decode kernel for the CPU"):
+        flexattn.lower(causal, direction="decode")
+    with pytest.raises(ArgumentError, match="head_dim is 0"):
+        flexattn.lower(causal, target="sm_90", head_dim=0)
     with pytest.raises(ArgumentError, match="direction 'sideways'"):
         flexattn.lower(causal, direction="sideways")
+
+
+def test_a_gpu_that_is_not_there():
+    facts = flexattn.compile_only(alibi, target="sm_80", head_dim=(32, 16), direction="fwd")
+    assert (facts["target"], facts["direction"], facts["dtype"]) == ("sm_80", "forward", "bf16")
+    assert facts["head_dim"] == [32, 16]
+    assert 16 < facts["registers"] <= 255 and facts["mma"]["mma.sync"] > 0
+    assert facts["spilled_words"] == facts["stack"] == 0
+    assert facts["shared_bytes"] <= 163 * 1024
+    assert facts["kernels"]["forward"]["registers"] == facts["registers"]
+    again = flexattn.compile_only(alibi, target="sm_80", head_dim=(32, 16))
+    assert again["kernels"]["forward"]["key"] == facts["kernels"]["forward"]["key"]
+    assert again["seconds"] < facts["seconds"]
+
+
+def test_both_mods_and_all_kernels_of_the_backward():
+    text = flexattn.lower(score_mod=alibi, mask_mod=causal, target="gfx942", direction="backward")
+    for kernel in ("delta", "dq", "dkdv"):
+        assert f"flexattn {kernel} kernel, bf16 inputs" in text
+    assert "HAS_SCORE_MOD: tl.constexpr = tl.constexpr(True)" in text
+    assert "HAS_MASK_MOD: tl.constexpr = tl.constexpr(True)" in text
+    assert "codegen_templates.triton" not in text
