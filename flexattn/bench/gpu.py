@@ -158,7 +158,7 @@ class Suite:
             self.checks["notes"].append(f"{CHECKS} is not there: nothing was checked")
             self.checks["not_run"].append("all")
             return []
-        parts = 1 if self.plan.rehearsal else max(1, min(6, (os.cpu_count() or 1) // 2))
+        parts = 1 if self.plan.rehearsal else max(1, min(10, (os.cpu_count() or 1) * 5 // 8))
         environment = os.environ | {"FLEXATTN_GPU_REHEARSAL": "1" if self.plan.rehearsal else ""}
         jobs = []
         for part in range(parts):

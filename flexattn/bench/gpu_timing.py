@@ -187,10 +187,13 @@ def limit(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise OverdueError(f"took longer than the {seconds:.0f} s it was given")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    handler = signal.signal(signal.SIGALRM, ring)
+    outer, start = signal.getitimer(signal.ITIMER_REAL)[0], time.monotonic()
+    allowed = min(seconds, outer) if outer else seconds
+    signal.setitimer(signal.ITIMER_REAL, max(allowed, 1e-3))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        rest = outer - (time.monotonic() - start)
+        signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-3) if outer else 0)
