@@ -1,8 +1,8 @@
-"""One step of attention: a tile of queries meets a tile of keys. Softmax is taken in base 2.
+"""Attention of one tile of queries to the keys of its block lists, softmax in base 2.
 
-Running values of a tile of queries: `acc` (chunks of [BM, DV], weights times values), `total`
-([BM], sum of weights), `peak` ([BM], largest score), `first` (() or [BM], least place that faults).
-Scores and `peak` are raw dot products if RAW, and else modified scores times log2(e).
+Running values of the tile: `acc` (chunks of [BM, DV], weights times values), `total` ([BM], sum of
+weights), `peak` ([BM], largest score), `first` (() or [BM], least place that faults). Scores and
+`peak` are raw dot products if RAW, and else modified scores times log2(e).
 """
 
 import triton
@@ -10,19 +10,23 @@ import triton.language as tl
 
 from codegen_templates.triton.mods import (
     HAS_FAULT,
+    HAS_MASK_MOD,
     HAS_SCORE_MOD,
     fault,
     hoist_kv,
     mask_mod,
     score_mod,
 )
+from codegen_templates.triton.softmax import peak_or_0
 from codegen_templates.triton.tiles import (
-    LN_2,
     LOG2_E,
     NO_FAULT,
     add_rows,
+    begin_walk,
     dot_rows,
+    list_of_blocks,
     load_rows,
+    next_tile,
     scale_rows,
     zero_rows,
 )
@@ -43,8 +47,8 @@ def attend(
     acc, total, peak, first, q, keys, values, scale,
     kv0, last, whole, captures, u, qv, b, h, q_idx, real, places, N,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    RAW: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, RAW: tl.constexpr,
+    BOUNDED: tl.constexpr, MASKED: tl.constexpr,
 ):
     """The running values after the keys [kv0, kv0 + BN).
 
@@ -76,13 +80,12 @@ def attend(
     if BOUNDED:
         s = tl.where(keep, s, float("-inf"))
     top = tl.maximum(peak, tl.max(s, 1))
-    # A row that has met no key keeps weights exp2(-inf - 0) = 0.
-    safe = tl.where(top == float("-inf"), 0.0, top)
+    safe = peak_or_0(top)
     if RAW:
         # A number given a name would be rounded to float32 by the interpreter.
-        lowered = safe * (scale * LOG2_E)
-        p = tl.exp2(s * (scale * LOG2_E) - lowered[:, None])
-        shrink = tl.exp2(peak * (scale * LOG2_E) - lowered)
+        safe = safe * (scale * LOG2_E)
+        p = tl.exp2(s * (scale * LOG2_E) - safe[:, None])
+        shrink = tl.exp2(peak * (scale * LOG2_E) - safe)
     else:
         p = tl.exp2(s - safe[:, None])
         shrink = tl.exp2(peak - safe)
@@ -92,29 +95,79 @@ def attend(
 
 
 @triton.jit
-def peak_in_base_2(peak, scale, RAW: tl.constexpr):
-    """The largest score times log2(e); -inf without keys."""
+def attend_to_keys(
+    q, keys, values, scale, tables, h_list, r, split, splits,
+    captures, u, qv, b, h, q_idx, real, places, N,
+    D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, F: tl.constexpr,
+    TABLES: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    RAW: tl.constexpr,
+):
+    """The running values after part `split` of `splits` of the keys in row r of (b, h_list).
+
+    First come tiles of keys kept whole, without mask and bounds, then the others. A tile is a unit
+    of work, so that parts are equal whatever the mask leaves out.
+    """
+    HAS_WHOLE: tl.constexpr = TABLES == 4 or (TABLES == 0 and not HAS_MASK_MOD)
+    acc, total, peak, first = begin_attention(DV, BM, F)
+    kv_block = tables[15]
+    each = tl.cdiv(kv_block, BN)
+    edge = N // kv_block
+    # A full block that reaches beyond N stands last in its list, and goes with the others.
+    at_edge = 0
+    edge_tiles = 0
+    if TABLES == 0:
+        whole_tiles = N // BN if HAS_WHOLE else 0
+        tiles = tl.cdiv(N, BN)
+    else:
+        if TABLES == 4:
+            full, full_count = list_of_blocks(tables, b, h_list, r, True)
+            if EVEN:
+                at_edge = tl.load(full + full_count - 1, mask=full_count > 0, other=-1) == edge
+                edge_tiles = tl.where(at_edge, tl.cdiv(N - edge * kv_block, BN), 0)
+                full_count -= at_edge.to(tl.int32)
+            whole_tiles = full_count * each
+        else:
+            whole_tiles = 0
+        others, count = list_of_blocks(tables, b, h_list, r, False)
+        tiles = whole_tiles + count * each + edge_tiles
+    begin = (tiles.to(tl.int64) * split // splits).to(tl.int32)
+    end = (tiles.to(tl.int64) * (split + 1) // splits).to(tl.int32)
+
+    if HAS_WHOLE:
+        if TABLES == 4:
+            walk = begin_walk(full, full_count, each, begin, 0)
+        for i in tl.range(begin, tl.minimum(end, whole_tiles)):
+            if TABLES == 0:
+                kv0 = i * BN
+                last = N
+            else:
+                kv0 = walk[2] * kv_block + walk[1] * BN
+                last = tl.minimum(walk[2] * kv_block + kv_block, N)
+                walk = next_tile(full, full_count, each, walk, 0)
+            acc, total, peak, first = attend(
+                acc, total, peak, first, q, keys, values, scale,
+                kv0, last, True, captures, u, qv, b, h, q_idx, real, places, N,
+                D, DV, BM, BN, DESCRIPTORS, PRECISION, RAW, TABLES == 4 and not EVEN, False)
+    begin = tl.maximum(begin, whole_tiles)
+    if TABLES != 0:
+        walk = begin_walk(others, count, each, begin - whole_tiles, edge)
+    for i in tl.range(begin, end):
+        if TABLES == 0:
+            kv0 = i * BN
+            last = N
+            whole = False
+        else:
+            kv0 = walk[2] * kv_block + walk[1] * BN
+            last = tl.minimum(walk[2] * kv_block + kv_block, N)
+            whole = walk[0] >= count
+            walk = next_tile(others, count, each, walk, edge)
+        acc, total, peak, first = attend(
+            acc, total, peak, first, q, keys, values, scale,
+            kv0, last, whole, captures, u, qv, b, h, q_idx, real, places, N,
+            D, DV, BM, BN, DESCRIPTORS, PRECISION, RAW, True, HAS_MASK_MOD)
     if RAW:
-        return peak * (scale * LOG2_E)
-    else:
-        return peak
-
-
-@triton.jit
-def lse_of_rows(total, peak):
-    """Natural log of the sum of weights, from a peak in base 2; -inf without keys."""
-    return (peak + tl.log2(tl.where(total == 0, 1.0, total))) * LN_2
-
-
-@triton.jit
-def finish_rows(acc, total):
-    """Weighted means; 0 in rows without keys, where a value of inf or NaN met a weight of 0."""
-    inverse = 1.0 / tl.where(total == 0, 1.0, total)
-    x0 = tl.where((total == 0)[:, None], 0.0, acc[0] * inverse[:, None])
-    if len(acc) > 1:
-        return (x0, tl.where((total == 0)[:, None], 0.0, acc[1] * inverse[:, None]))
-    else:
-        return (x0,)
+        peak = peak * (scale * LOG2_E)
+    return acc, total, peak, first
 
 
 @triton.jit

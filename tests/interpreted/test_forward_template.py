@@ -210,7 +210,6 @@ def test_first_fault_among_kept_pairs() -> None:
     keep = torch.arange(20)[:, None] + 5 >= torch.arange(37)
     want = dense(q, k, v, keep)
     check(run_forward(q, k, v, mods=mods), want, fault=(1 * 20 + 7) * 37 + 12)
-    blocks, partial, whole = random_blocks(20, 37, (16, 16))
     kind = torch.tensor([[[[0, 2, 1], [1, 0, 0]]]])
     one = torch.tensor([[[1, 1]]], dtype=torch.int32)
     blocks = Blocks(
