@@ -193,3 +193,78 @@ def run_forward(
     beyond = out.as_strided((*out.shape[:3], out.stride(2)), out.stride())[..., dv:]
     assert bool(beyond.isnan().all()), "stored beyond the columns"
     return out, lse, peak, int(fault_at)
+
+
+def run_decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    splits: int,
+    *,
+    tile: tuple[int, int] = (16, 16),
+    mods: str | None = None,
+    captures: tuple[Any, ...] = (),
+    blocks: Blocks | None = None,
+    scale: float | None = None,
+    descriptors: bool = False,
+    pack: bool = True,
+    combine_rows: int = 4,
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """out, lse, max and the least place of a fault, by decode and combine."""
+    (b, hq, m, d), (_, hkv, n, dv) = q.shape, v.shape
+    scale = d**-0.5 if scale is None else scale
+    group = hq // hkv
+    real = accumulator(q.dtype)
+    part_out = poisoned(splits, b, hq, m, dv, dtype=real)
+    part_max, part_sum = (poisoned(splits, b, hq, m, dtype=real) for _ in range(2))
+    fault_at = torch.tensor([NO_FAULT])
+    arguments = {
+        "q": q, "k": k, "v": v, "part_out": part_out, "part_max": part_max, "part_sum": part_sum,
+        **strides(q=q, k=k, v=v), "B": b, "Hq": hq, "G": group, "M": m, "N": n, "splits": splits,
+        "scale": scale, "tables": tables_argument(blocks, (b, hq)), "captures": captures,
+        "fault_at": fault_at,
+    }  # fmt: skip
+    choices = {
+        "D": d, "DV": dv, "BM": tile[0], "BN": tile[1], "TABLES": table_choice(blocks),
+        "EVEN": blocks is None or blocks.kv_block % tile[1] == 0, "DESCRIPTORS": descriptors,
+        "PRECISION": "ieee", "POSITIVE_SCALE": scale > 0, "PACK": pack,
+    }  # fmt: skip
+    rows, heads = (group * m, hkv) if pack else (m, hq)
+    launch("decode", b * heads * splits * -(-rows // tile[0]), arguments, choices, mods)
+    assert not any(bool(x.isnan().any()) for x in (part_max, part_sum))
+
+    out = in_poison(poisoned(b, hq, m, dv, dtype=q.dtype))
+    lse, peak = (poisoned(b, hq, m, dtype=real) for _ in range(2))
+    arguments = {
+        "part_out": part_out, "part_max": part_max, "part_sum": part_sum,
+        "out": out, "lse": lse, "max": peak, **strides(o=out),
+        "B": b, "Hq": hq, "M": m, "splits": splits,
+    }  # fmt: skip
+    choices = {"DV": dv, "BM": combine_rows, "SPLITS": 1 << (splits - 1).bit_length()}
+    launch("combine", -(-b * hq * m // combine_rows), arguments, choices)
+    return out, lse, peak, int(fault_at)
+
+
+def run_classes(
+    shape: tuple[int, int, int, int],
+    block: tuple[int, int],
+    mods: str,
+    *,
+    tile: tuple[int, int] = (16, 16),
+    captures: tuple[Any, ...] = (),
+    listed: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """Classes, [B, H, rows, cols] or of the listed blocks, and the least place of a fault."""
+    (b, h, m, n), (rows, cols) = shape, (-(-x // y) for x, y in zip(shape[2:], block))
+    count = b * h * rows * cols if listed is None else len(listed)
+    found = torch.full((count,), 77, dtype=torch.uint8)
+    fault_at = torch.tensor([NO_FAULT])
+    arguments = {
+        "classes": found, "listed": torch.zeros(1).int() if listed is None else listed,
+        "B": b, "H": h, "M": m, "N": n, "rows": rows, "cols": cols,
+        "q_block": block[0], "kv_block": block[1], "count": count,
+        "captures": captures, "fault_at": fault_at,
+    }  # fmt: skip
+    choices = {"BM": tile[0], "BN": tile[1], "LISTED": listed is not None}
+    launch("classes", count, arguments, choices, mods)
+    return found if listed is not None else found.view(b, h, rows, cols), int(fault_at)
