@@ -5,17 +5,21 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 PIP_ARGS ?=
+OUT    ?= out/gpu
+MINUTES ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types figures clean
+.PHONY: help demo test gpu lint types figures clean
 
 help:
 	@echo "make demo    train a small transformer on the CPU and show what came out (two minutes)"
 	@echo "make test    run every test that needs no GPU"
+	@echo "make gpu     check and measure on this machine's GPU with its own Python (8 minutes)"
+	@echo "             OUT=folder PYTHON=python3 MINUTES=8"
 	@echo "make lint    ruff, format and import order"
 	@echo "make types   mypy, strict on the core"
 	@echo "make figures measure this machine and write the figures into README.md (long)"
-	@echo "make clean   remove .venv and out/"
+	@echo "make clean   remove what make made: .venv, out/"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is " + sys.version) \
@@ -32,6 +36,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not gpu' -q
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/interpreted -n $(JOBS) -q
+
+# The machine's own Python, torch and Triton: nothing is installed, no environment is made.
+gpu:
+	@command -v $(PYTHON) >/dev/null || { echo "make gpu: there is no $(PYTHON)"; exit 1; }
+	@$(PYTHON) -c 'import torch' 2>/dev/null || { \
+		echo "make gpu: $(PYTHON) has no torch; name one that has: make gpu PYTHON=..."; exit 1; }
+	$(PYTHON) -m flexattn bench gpu --out $(OUT) --minutes $(MINUTES)
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -48,4 +60,4 @@ figures: $(READY)
 	$(BIN)/python docs/fill_figures.py
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .venv-triton39 out

@@ -26,10 +26,10 @@ import torch
 from flexattn.bench import gpu_report
 from flexattn.bench.gpu_cases import Case, cases
 from flexattn.bench.gpu_contest import Place, Row, hold, short
+from flexattn.bench.gpu_machine import ROOT
 from flexattn.bench.gpu_peers import compile_alone
 from flexattn.bench.gpu_timing import limit
 
-ROOT = Path(__file__).parent.parent.parent
 CHECKS = ROOT / "tests" / "gpu"
 FIRST_PHASE = 0.4  # share of the time for checks and compiling
 LAST_SECONDS = 10.0  # kept for writing and for a row that takes longer than the others

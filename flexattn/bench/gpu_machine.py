@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from flexattn.bench.gpu_timing import limit
 from flexattn.bench.gpu_variants import VARIANTS, Mods, Shape, causal_mask, softcap_score
 from flexattn.op.attention import flex_attention
 from flexattn.op.create import create_block_mask
+
+ROOT = Path(__file__).parent.parent.parent  # where a new process finds this package
 
 
 def matmul(place: Place) -> Row:
@@ -219,7 +222,7 @@ def new_mods(place: Place) -> Iterator[Row]:
         for what in ("cold", "from disk"):
             done = subprocess.run(
                 [sys.executable, "-c", _NEW_MODS, *arguments],
-                env=environment, capture_output=True, text=True, timeout=90,
+                env=environment, capture_output=True, text=True, timeout=90, cwd=ROOT,
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(done.stderr[-600:])

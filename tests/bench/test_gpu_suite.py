@@ -1,0 +1,189 @@
+"""The GPU suite rehearsed on the CPU: every row function runs, and nothing is left out silently."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flexattn.__main__ import main
+from flexattn.bench import gpu, gpu_cases
+from flexattn.bench.gpu import Budget, Job, Plan, Suite
+from flexattn.bench.gpu_cases import Case, cases
+from flexattn.bench.gpu_contest import Contest, Place, hold, warm
+from flexattn.bench.gpu_variants import VARIANTS, Mods, Shape, Variant
+
+ROOT = Path(__file__).parent.parent.parent
+HERE = Place(torch.device("cpu"), "cpp", True)
+# What cannot be had on the CPU, and is recorded there as failed.
+NOT_HERE = {"torch_flex", "sdpa_cudnn"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """torch warns that its flex_attention is not compiled, which is what a rehearsal wants."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"flex_attention called without")
+        yield
+
+
+@pytest.mark.parametrize("name", [case.name for case in cases()])
+def test_every_row_runs(name: str, tmp_path: Path) -> None:
+    assert (
+        main(["bench", "gpu", "--rehearse", "--no-checks", "--only", name, "--out", str(tmp_path)])
+        == 0
+    )
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["rehearsal"] and found["rows"]
+    for row in found["rows"]:
+        assert "skipped" not in row and "wrong" not in row
+        assert set(row.get("failed", {})) <= NOT_HERE, row["failed"]
+        case = next(case for case in cases() if case.name == row["case"])
+        if case.contest is not None:
+            assert row["ours_ms"] > 0 and row["group"] == case.contest.group
+            assert all(f"over_{extra}" in row for extra in case.contest.extra)
+
+
+def _suite(tmp_path: Path, **plan: Any) -> Suite:
+    return Suite(Plan(tmp_path, 5, True, **plan), HERE, Budget(300))
+
+
+def test_rows_without_time_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = _suite(tmp_path, only="forward causal B1")
+    suite.budget.total = 0.0
+    suite.measure()
+    assert suite.rows and all(row["skipped"] == "the time was over" for row in suite.rows)
+    assert suite.finish() == 0
+    assert "left out, the time was over" in (tmp_path / "gpu.md").read_text()
+
+
+def _broken(place: Place) -> Any:
+    raise ZeroDivisionError("of purpose")
+
+
+def test_a_row_that_fails_is_told_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = Case("ceiling fine", 0, measure=lambda place: [{"group": "ceiling", "what": "copy"}])
+    monkeypatch.setattr(gpu, "cases", lambda: (Case("launch bad", 0, measure=_broken), fine))
+    suite = _suite(tmp_path)
+    suite.measure()
+    assert [row["case"] for row in suite.rows] == ["launch bad", "ceiling fine"]
+    assert "ZeroDivisionError: of purpose" in suite.rows[0]["failed"]["ours"]
+    assert "ours failed" in capsys.readouterr().err
+
+
+def test_a_wrong_result_fails_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contest = Contest("forward", "causal", Shape(1, 2, 2, 8192, 8192, 128), peers=("sdpa_flash",))
+    right = VARIANTS["causal"]
+    without_mask = Variant(lambda shape, device: Mods(peers={"causal": True}), right.pairs)
+    monkeypatch.setitem(VARIANTS, "causal", without_mask)
+    monkeypatch.setattr(gpu, "cases", lambda: (Case("c", 0, contest),))
+    suite = _suite(tmp_path)
+    suite.measure()
+    assert "differs from every other library" in suite.rows[0]["wrong"]
+    assert suite.finish() == 1
+
+
+def test_barred_contestants_do_not_enter(tmp_path: Path) -> None:
+    contest = Contest("forward", "causal", Shape(1, 2, 2, 8192, 8192, 128))
+    row = hold(contest, HERE, {"torch_flex": "its kernel was not compiled in time"})
+    assert row["absent"]["torch_flex"] == "its kernel was not compiled in time"
+    assert "torch_flex_ms" not in row and "sdpa_flash_ms" in row
+
+
+def test_peers_that_were_not_compiled_in_time_are_barred(tmp_path: Path) -> None:
+    suite = _suite(tmp_path)
+    suite.plan = Plan(tmp_path, 5, False)
+    contest = Contest("forward", "causal", Shape(1, 2, 2, 8192, 8192, 128))
+    case = Case(contest.name, 0, contest)
+    suite.warm = {(contest.name, "sdpa_cudnn"): {"failed": "no"}}
+    assert suite._barred(case) == {
+        "sdpa_cudnn": "no", "torch_flex": "its kernel was not compiled in time",
+    }  # fmt: skip
+    suite.warm[contest.name, "torch_flex"] = {"seconds": 3.0}
+    assert suite._barred(case) == {"sdpa_cudnn": "no"}
+
+
+def test_compiling_ahead_reports_each_contestant() -> None:
+    contest = Contest("forward", "soft-cap", Shape(1, 2, 2, 8192, 8192, 128),
+                      {"plain": ("causal", Shape(1, 2, 2, 8192, 8192, 128))},
+                      ("torch_flex", "sdpa_cudnn", "flash_attn"))  # fmt: skip
+    rows = {row["contestant"]: row for row in warm(contest, HERE)}
+    assert set(rows) == {"ours", "plain", "torch_flex"}  # the others have no such variant
+    assert all(row["contest"] == contest.name and row["seconds"] > 0 for row in rows.values())
+
+
+def test_checks_are_read_line_by_line(tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    code = f"""
+import json, sys
+with open({str(report)!r}, "w") as file:
+    for row in ({{"collected": ["a", "b", "c", "d"]}},
+                {{"test": "a", "outcome": "passed", "why": ""}},
+                {{"test": "b", "outcome": "failed", "why": "no"}},
+                {{"test": "c", "outcome": "skipped", "why": "later"}}):
+        file.write(json.dumps(row) + "\\n")
+    file.write('{{"test": "d", "outc')
+sys.exit(3)
+"""
+    job = Job(["-c", code], report, dict(os.environ))
+    job.process.wait()
+    suite = _suite(tmp_path)
+    suite._read_checks([job])
+    assert suite.checks["passed"] == 1 and suite.checks["not_run"] == ["d"]
+    assert [f["test"] for f in suite.checks["failed"]] == ["b", "pytest itself"]
+    assert suite.checks["skipped"] == [{"test": "c", "why": "later"}]
+    assert suite.finish() == 1
+
+
+def test_a_job_can_be_stopped(tmp_path: Path) -> None:
+    job = Job(["-c", "import time; time.sleep(60)"], tmp_path / "r", dict(os.environ))
+    assert job.running
+    job.stop()
+    assert not job.running and job.code is None
+
+
+def test_checks_of_a_part_run_and_report(tmp_path: Path) -> None:
+    """A sample of the checks, on C++ kernels; tests/interpreted runs another, interpreted."""
+    report = tmp_path / "report.jsonl"
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "tests/gpu/pytest.ini", "tests/gpu",
+               "--part", "3/29", "--report", str(report)]  # fmt: skip
+    environment = os.environ | {"FLEXATTN_GPU_REHEARSAL": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    first, *rows = (json.loads(line) for line in report.read_text().splitlines())
+    assert sorted(first["collected"]) == sorted(row["test"] for row in rows)
+    assert {row["outcome"] for row in rows} <= {"passed", "skipped"}
+
+
+def test_no_gpu_is_said_clearly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["bench", "gpu", "--out", str(tmp_path)]) == 1
+    assert "finds no CUDA device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_triton_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    assert gpu.obstacle() == "Triton is not installed beside torch: pip install triton"
+
+
+def test_the_order_of_rows_is_that_of_importance() -> None:
+    names = [case.name for case in gpu_cases.cases()]
+    assert names[0].startswith("ceiling")
+    assert names.index("forward causal B1 H16 D128 16384") < names.index(
+        "forward full B2 H16 D128 8192"
+    )
