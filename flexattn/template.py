@@ -14,7 +14,7 @@ _PROVIDES = re.compile(r"^//.*\bProvides:(.*(?:\n//.*)*)", re.M)
 _INCLUDE = re.compile(r'^#include "([^"]+)"\s*$')
 _BEGIN, _END = "# >>> mods", "# <<< mods"
 _TRITON = "codegen_templates.triton"
-_FUNCTIONS = "functions"  # the part that defines the m_* functions which mods may call
+_FUNCTIONS = ("functions", "functions_rare")  # the parts with m_* functions that mods may call
 
 
 def render(
@@ -109,8 +109,7 @@ def _inline_triton(
     done.add(name)
     needed, body = _without_imports(triton_part(name), imports)
     if mods is not None and _BEGIN in body:
-        if _FUNCTION.search(mods):
-            needed.append(_FUNCTIONS)
+        needed += _function_parts(mods)
         before, _, rest = body.partition(_BEGIN)
         after = rest.partition(_END)[2]
         body = f"{before}{_BEGIN}\n{mods.strip()}\n{_END}{after}"
@@ -118,6 +117,15 @@ def _inline_triton(
         if part_name not in done:
             _inline_triton(part_name, mods, imports, out, done)
     out.append(f"# {name}.py: from codegen_templates/triton\n{body.strip()}")
+
+
+def _function_parts(mods: str) -> list[str]:
+    called = set(_FUNCTION.findall(mods))
+    return [
+        name
+        for name in _FUNCTIONS
+        if not called.isdisjoint(re.findall(r"^def (m_\w+)", triton_part(name), re.M))
+    ]
 
 
 def _without_imports(text: str, imports: dict[str, None]) -> tuple[list[str], str]:
