@@ -92,7 +92,7 @@ class TritonKernel:
             compiled = triton_build.restore(self.source, self._entry) if used else self.compiled
             with triton_build.redirected(cache.directory() / "launchers"):
                 run = compiled.run
-            start = _starter(compiled, run, self._constants, torch.device("cuda", index))
+            start = _starter(compiled, run, self._constants, _device(index))
             self._loaded[index] = start
             return start
 
@@ -137,6 +137,10 @@ def _with_scratch(start: Callable[..., None], device: torch.device) -> Callable[
 
 def _is_empty(hook: Any) -> bool:
     return hook is None or getattr(hook, "calls", hook) == []
+
+
+def _device(index: int) -> torch.device:
+    return torch.device("cuda", index)
 
 
 def _current_device() -> int:
