@@ -201,8 +201,10 @@ def dq(
     tiles = count_tiles(M, tables[14], BM, TABLES)
     pid = tl.program_id(0)
     if SERIAL:
-        for bh in tl.range(0, B * Hq, num_stages=1):
-            for tile in tl.range(pid, tiles, heads_at_once, num_stages=1):
+        for head in tl.range(0, B * Hq, num_stages=1):
+            bh = tl.cast(head, tl.int32)  # interpreted, head is no tensor
+            for t in tl.range(pid, tiles, heads_at_once, num_stages=1):
+                tile = tl.cast(t, tl.int32)
                 dq_tile(inputs, strides_q, strides_k, strides_v, strides_do, grad_q, strides_dq,
                         B, Hq, G, M, N, scale, tables, captures, grads, bh, tile, tiles, pid,
                         D, DV, BM, BN, TABLES, EVEN, DESCRIPTORS, PRECISION, WANT_DQ, SHARED)

@@ -16,7 +16,7 @@ from codegen_templates.triton.mods import (
     score_mod,
     score_mod_grad,
 )
-from codegen_templates.triton.tiles import LN_2, LOG2_E
+from codegen_templates.triton.tiles import INTERPRETED, LN_2, LOG2_E
 
 
 @triton.constexpr_function
@@ -38,10 +38,16 @@ def count_tiles(length, block, TILE: tl.constexpr, TABLES: tl.constexpr):
         return before * tl.cdiv(block, TILE) + tl.cdiv(length - before * block, TILE)
 
 
+@triton.constexpr_function
+def stats_by_descriptor(descriptors, interpreted):
+    """Rows of a head start anywhere, which the interpreter's descriptors refuse."""
+    return descriptors and not interpreted
+
+
 @triton.jit
 def open_stats(base, length, ROWS: tl.constexpr, DESCRIPTORS: tl.constexpr):
     """What `load_stats` reads: the values base[:length], one per row of all heads."""
-    if DESCRIPTORS:
+    if stats_by_descriptor(DESCRIPTORS, INTERPRETED):
         return tl.make_tensor_descriptor(base, shape=[length], strides=[1], block_shape=[ROWS])
     else:
         return base
@@ -54,7 +60,7 @@ def load_stats(source, start, real, other, ROWS: tl.constexpr, DESCRIPTORS: tl.c
 
     By pointers each thread fetches every value it needs by itself, which takes many instructions.
     """
-    if DESCRIPTORS:
+    if stats_by_descriptor(DESCRIPTORS, INTERPRETED):
         x = source.load([start.to(tl.int32)])
         return tl.where(real, x, other) if BOUNDED else x
     elif BOUNDED:

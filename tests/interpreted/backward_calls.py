@@ -1,114 +1,105 @@
-"""Runs the backward templates by the interpreter: block lists, launches, and the dense oracle."""
+"""Runs the backward templates, interpreted, and the dense oracle that they are held against."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import itertools
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+from template_calls import (
+    Blocks,
+    accumulator,
+    capture_arguments,
+    in_poison,
+    launch,
+    mods_text,
+    poisoned,
+    strides,
+    tables_argument,
+)
 from torch import Tensor
 
-from flexattn.template import render_triton
-
-FOLDER = Path(tempfile.mkdtemp(prefix="flexattn-backward-"))
-NUMBER = itertools.count()
+LIMIT = {torch.float32: 3e-6, torch.float64: 3e-14, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-@functools.cache
-def kernel_module(name: str, mods: str | None = None) -> ModuleType:
-    """The rendered kernel file, imported."""
-    path = FOLDER / f"{name}_{next(NUMBER)}.py"
-    path.write_text(render_triton(name, mods=mods), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def backward_mods(derivative: str = "none", *, row: bool = False, key: bool = False, **bodies: str):
+    """`mods_text` with the flags of the backward hooks."""
+    text = mods_text(**bodies)
+    false = "tl.constexpr = tl.constexpr(False)"
+    for flag, wanted in (("HAS_ROW_GRADS", row), ("HAS_KEY_GRADS", key)):
+        text = text.replace(f"{flag}: {false}", f"{flag}: {false.replace('False', str(wanted))}")
+    return text.replace('DERIVATIVE: tl.constexpr = tl.constexpr("none")',
+                        f'DERIVATIVE: tl.constexpr = tl.constexpr("{derivative}")')  # fmt: skip
 
 
-@dataclass
+@dataclass(frozen=True)
 class Problem:
-    """One backward problem; `keep` is [B or 1, Hq or 1, M, N], None where all pairs are kept."""
+    """Inputs of one backward pass and what autograd makes of them in float64.
 
-    B: int = 1
-    Hq: int = 1
-    Hkv: int = 1
-    M: int = 16
-    N: int = 16
-    D: int = 16
-    DV: int = 16
-    Bkv: int | None = None
-    dtype: torch.dtype = torch.float32
-    scale: float = 0.3125
-    score_mod: Callable[..., Tensor] | None = None
-    keep: Tensor | None = None
-    mods: str | None = None
-    captured: Sequence[Tensor] = ()  # as the hooks get them
-    with_lse: bool = False
-    inputs: dict[str, Tensor] = field(init=False)
+    `wanted` are the gradients of q, k, v and of each captured tensor.
+    """
 
-    def __post_init__(self) -> None:
-        self.Bkv = self.B if self.Bkv is None else self.Bkv
-        shapes = {
-            "q": (self.B, self.Hq, self.M, self.D),
-            "k": (self.Bkv, self.Hkv, self.N, self.D),
-            "v": (self.Bkv, self.Hkv, self.N, self.DV),
-            "grad_out": (self.B, self.Hq, self.M, self.DV),
-        }
-        self.inputs = {name: torch.randn(shape).to(self.dtype) for name, shape in shapes.items()}
-        self.grad_lse = torch.randn(self.B, self.Hq, self.M, dtype=self.compute)
+    tensors: dict[str, Tensor]
+    keep: Tensor | None
+    scale: float
+    lse: Tensor
+    grad_lse: Tensor | None
+    captured: tuple[Tensor, ...]
+    wanted: tuple[Tensor, ...]
 
     @property
-    def compute(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+    def lengths(self) -> tuple[int, int, int, int]:
+        (B, Hq, M, _), N = self.tensors["q"].shape, self.tensors["k"].shape[2]
+        return B, Hq, M, N
+
+
+def problem(
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    *,
+    keep: Tensor | None = None,
+    mod: Callable[..., Tensor] | None = None,
+    captured: Sequence[Tensor] = (),
+    with_lse: bool = False,
+) -> Problem:
+    """A random one of shape (B, Bkv, Hq, Hkv, M, N, D, DV).
+
+    Args:
+        keep: Pairs that are kept, [B or 1, Hq or 1, M, N].
+        mod: ``mod(score, b, h, q_idx, kv_idx, *captured)`` on the whole grid.
+        captured: Tensors that get gradients.
+    """
+    B, Bkv, Hq, Hkv, M, N, D, DV = shape
+    sizes = {"q": (B, Hq, M, D), "k": (Bkv, Hkv, N, D), "v": (Bkv, Hkv, N, DV)}
+    data = {name: torch.randn(size).to(dtype) for name, size in sizes.items()}
+    grad_out = torch.randn(B, Hq, M, DV).to(dtype)
+    scale = 0.3125  # a float32
+    q, k, v = leaves = [x.double().requires_grad_() for x in data.values()]
+    theirs = [x.double().requires_grad_() for x in captured]
+    k, v = (x.expand(B, -1, -1, -1).repeat_interleave(Hq // Hkv, 1) for x in (k, v))
+    s = scale * (q @ k.mT)
+    if mod is not None:
+        s = mod(s, *torch.meshgrid(*map(torch.arange, s.shape), indexing="ij"), *theirs)
+    if keep is not None:
+        s = torch.where(keep, s, -torch.inf)
+    none = (s == -torch.inf).all(-1)
+    s = torch.where(none[..., None], 0.0, s)
+    out = torch.where(none[..., None], 0.0, torch.softmax(s, -1)) @ v
+    lse = torch.where(none, 0.0, s.logsumexp(-1))
+    grad_lse = torch.randn(B, Hq, M, dtype=accumulator(dtype)) if with_lse else None
+    total = (out * grad_out.double()).sum()
+    if grad_lse is not None:
+        total = total + (lse * grad_lse).sum()
+    wanted = torch.autograd.grad(total, [*leaves, *theirs])
+    tensors = data | {"grad_out": grad_out, "out": out.detach().to(dtype)}
+    lse = torch.where(none, -torch.inf, lse).detach().to(accumulator(dtype))
+    return Problem(tensors, keep, scale, lse, grad_lse, tuple(captured), wanted)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Results of the oracle, float64; `extra` are the gradients of the captured tensors."""
-
-    out: Tensor
-    lse: Tensor
-    grad_q: Tensor
-    grad_k: Tensor
-    grad_v: Tensor
-    extra: tuple[Tensor, ...]
-
-
-def dense(problem: Problem, differentiable: Sequence[Tensor] = ()) -> Wanted:
-    """Dense attention and torch's autograd, in float64."""
-    p = problem
-    leaves = [p.inputs[name].double().requires_grad_() for name in ("q", "k", "v")]
-    q, k, v = leaves
-    k, v = (x.repeat_interleave(p.Hq // p.Hkv, 1) for x in (k, v))
-    s = p.scale * (q @ k.transpose(-1, -2))
-    if p.score_mod is not None:
-        grid = [torch.arange(n) for n in s.shape]
-        s = p.score_mod(s, *torch.meshgrid(*grid, indexing="ij"))
-    if p.keep is not None:
-        s = torch.where(p.keep, s, -torch.inf)
-    none = (s == -torch.inf).all(-1, keepdim=True)
-    s = torch.where(none, 0.0, s)
-    weights = torch.where(none, 0.0, torch.softmax(s, -1))
-    out = weights @ v
-    lse = torch.where(none[..., 0], -torch.inf, torch.logsumexp(s, -1))
-    total = (out * p.inputs["grad_out"].double()).sum()
-    if p.with_lse:
-        total = total + (torch.where(none[..., 0], 0.0, lse) * p.grad_lse.double()).sum()
-    got = torch.autograd.grad(total, [*leaves, *differentiable])
-    return Wanted(out.detach(), lse.detach(), *got[:3], tuple(got[3:]))
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How a problem is cut: tiles, and the blocks of its lists (`tables` 0 has none)."""
+class Cut:
+    """Sizes of tiles, and of the blocks of the lists; `tables` as the choice TABLES."""
 
     BM: int = 16
     BN: int = 16
@@ -117,134 +108,120 @@ class Blocks:
     kv_block: int = 16
 
 
-def list_blocks(kept: Tensor, rows: int, cols: int, tables: int) -> list[Any]:
-    """Fields of the tuple `tables` but the block sizes, for kept [B, H, rows of cells, columns]."""
+def _list(kept: Tensor, rows: int, cols: int, tables: int) -> list[Tensor]:
+    """num, indices, full_num, full_indices of kept [B, H, rows, columns] cut in blocks."""
     B, H, M, N = kept.shape
     R, C = -(-M // rows), -(-N // cols)
-    lists: list[list[list[int]]] = [[], []]
-    for b, h, r in itertools.product(range(B), range(H), range(R)):
-        row: list[list[int]] = [[], []]
-        for c in range(C):
-            block = kept[b, h, r * rows : (r + 1) * rows, c * cols : (c + 1) * cols]
-            if bool(block.any()):
-                row[tables == 4 and bool(block.all())].append(c)
-        lists[0].append(row[0])
-        lists[1].append(row[1])
-    fields: list[Any] = []
-    for found in lists:
-        width = max(1, *(len(row) for row in found))
-        index = torch.full((B, H, R, width), 2**30, dtype=torch.int32)  # never to be read
-        num = torch.zeros((B, H, R), dtype=torch.int32)
-        for at, row in enumerate(found):
-            num.view(-1)[at] = len(row)
-            index.view(-1, width)[at, : len(row)] = torch.tensor(row, dtype=torch.int32)
-        fields += [num, R * H * (B > 1), R * (H > 1)]
-        fields += [index, width * R * H * (B > 1), width * R * (H > 1), width]
-    return fields
+    fields = [torch.zeros(B, H, R, dtype=torch.int32) for _ in range(2)]
+    lists = [torch.full((B, H, R, C), 2**30, dtype=torch.int32) for _ in range(2)]
+    for b, h, r, c in itertools.product(range(B), range(H), range(R), range(C)):
+        block = kept[b, h, r * rows : (r + 1) * rows, c * cols : (c + 1) * cols]
+        if bool(block.any()):
+            full = tables == 4 and bool(block.all())
+            lists[full][b, h, r, fields[full][b, h, r]] = c
+            fields[full][b, h, r] += 1
+    return [fields[0], lists[0], fields[1], lists[1]]
 
 
-def tables_of(problem: Problem, blocks: Blocks, transposed: bool) -> tuple[Any, ...]:
-    if blocks.tables == 0:
-        nothing = torch.zeros(1, dtype=torch.int32)
-        return (nothing, 0, 0, nothing, 0, 0, 0, nothing, 0, 0, nothing, 0, 0, 0, 1, 1)
-    kept = problem.keep
-    if kept is None:
-        kept = torch.ones(1, 1, problem.M, problem.N, dtype=torch.bool)
-    sizes = (blocks.q_block, blocks.kv_block)
+def _blocks(p: Problem, cut: Cut, *, transposed: bool) -> Blocks | None:
+    if cut.tables == 0:
+        return None
+    kept = torch.ones(1, 1, *p.lengths[2:], dtype=torch.bool) if p.keep is None else p.keep
+    sizes = (cut.q_block, cut.kv_block)
     if transposed:
-        fields = list_blocks(kept.transpose(-1, -2), *sizes[::-1], blocks.tables)
-    else:
-        fields = list_blocks(kept, *sizes, blocks.tables)
-    return (*fields, *sizes)
+        return Blocks(*_list(kept.mT, *sizes[::-1], cut.tables), *sizes)
+    return Blocks(*_list(kept, *sizes, cut.tables), *sizes)
 
 
-def count_tiles(length: int, block: int, tile: int, tables: int) -> int:
+def _tiles(length: int, block: int, tile: int, tables: int) -> int:
     if tables == 0:
         return -(-length // tile)
-    full = -(-length // block) - 1
-    return full * -(-block // tile) + -(-(length - full * block) // tile)
-
-
-def captures_tuple(captured: Sequence[Tensor]) -> tuple[Any, ...]:
-    fields: list[Any] = []
-    for tensor in captured:
-        fields += [tensor, *tensor.shape, *tensor.stride()]
-    return tuple(fields)
-
-
-def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.full(shape, torch.nan, dtype=dtype)
+    before = -(-length // block) - 1
+    return before * -(-block // tile) + -(-(length - before * block) // tile)
 
 
 class Backward:
-    """Launches the three kernels of one problem, cut in one way."""
+    """One problem on its way through the three kernels, cut in one way."""
 
-    def __init__(self, problem: Problem, blocks: Blocks, wanted: Wanted, **choices: Any) -> None:
-        self.p, self.cut, self.choices = problem, blocks, choices
-        p = problem
-        self.lse = wanted.lse.to(p.compute).contiguous()
-        self.out = wanted.out.to(p.dtype)
-        self.delta = poisoned(p.B, p.Hq, p.M, dtype=p.compute)
-        rows = -(-p.M // 16)
-        kernel_module("delta").delta[(rows * p.B * p.Hq,)](
-            self.out, p.inputs["grad_out"], p.grad_lse, self.delta,
-            *self.out.stride()[:3], *p.inputs["grad_out"].stride(), p.Hq, p.M,
-            DV=p.DV, BM=16, HAS_GRAD_LSE=p.with_lse,
-        )  # fmt: skip
-
-    def _constants(self, even: bool) -> dict[str, Any]:
-        p, c = self.p, self.cut
-        precision = "ieee" if p.dtype.itemsize > 2 else "tf32"
-        common = {"D": p.D, "DV": p.DV, "BM": c.BM, "BN": c.BN, "TABLES": c.tables, "EVEN": even}
-        more = {"DESCRIPTORS": False, "PRECISION": precision, "ORDERED": False}
-        return common | more | self.choices
+    def __init__(
+        self,
+        p: Problem,
+        cut: Cut,
+        mods: str | None = None,
+        *,
+        ordered: bool = False,
+        descriptors: bool = False,
+    ) -> None:
+        self.p, self.cut, self.mods, self.ordered = p, cut, mods, ordered
+        self.tensors = {name: in_poison(x) for name, x in p.tensors.items()}
+        out, grad_out = self.tensors["out"], self.tensors["grad_out"]
+        B, Hq, M, _ = p.lengths
+        self.delta = poisoned(B, Hq, M, dtype=p.lse.dtype)
+        arguments = {"out": out, "grad_out": grad_out, "grad_lse": p.grad_lse, "delta": self.delta}
+        if p.grad_lse is None:
+            arguments["grad_lse"] = self.delta
+        arguments |= strides(o=out, do=grad_out) | {"Hq": Hq, "M": M}
+        choices = {"DV": out.shape[3], "BM": 16, "HAS_GRAD_LSE": p.grad_lse is not None}
+        launch("delta", -(-M // 16) * B * Hq, arguments, choices)
+        q, k, v = (self.tensors[name] for name in "qkv")
+        self.common = {
+            "q": q, "k": k, "v": v, "grad_out": grad_out, "lse": p.lse, "delta": self.delta,
+            **strides(q=q, k=k, v=v, do=grad_out), "B": B, "Hq": Hq, "G": Hq // k.shape[1],
+            "M": M, "N": k.shape[2], "scale": p.scale,
+            "captures": capture_arguments(p.captured),
+        }  # fmt: skip
+        self.choices = {
+            "D": q.shape[3], "DV": v.shape[3], "BM": cut.BM, "BN": cut.BN, "TABLES": cut.tables,
+            "DESCRIPTORS": descriptors, "PRECISION": "ieee", "ORDERED": ordered,
+        }  # fmt: skip
 
     def _order(self, tiles: int) -> Tensor:
         return torch.randperm(tiles, dtype=torch.int32)
 
-    def _strides(self) -> list[int]:
-        found: list[int] = []
-        for name in ("q", "k", "v", "grad_out"):
-            tensor = self.p.inputs[name]
-            batch = 0 if name in "kv" and self.p.Bkv == 1 else tensor.stride(0)
-            found += [batch, *tensor.stride()[1:]]
-        return found
+    def row_tiles(self) -> int:
+        return _tiles(self.p.lengths[2], self.cut.q_block, self.cut.BM, self.cut.tables)
 
-    def _inputs(self) -> list[Tensor]:
-        return [self.p.inputs[name] for name in ("q", "k", "v", "grad_out")] + [
-            self.lse,
-            self.delta,
-        ]
-
-    def dq(
-        self,
-        grads: tuple[Tensor, ...] = (),
-        *,
-        shared: bool = False,
-        serial: int = 0,
-        want: bool = True,
-    ) -> Tensor:
-        p, c = self.p, self.cut
-        grad_q = poisoned(p.B, p.Hq, p.M, p.D, dtype=p.dtype)
-        tiles = count_tiles(p.M, c.q_block, c.BM, c.tables)
-        kernel_module("dq", p.mods).dq[(serial or tiles * p.B * p.Hq,)](
-            *self._inputs(), grad_q, *self._strides(), *grad_q.stride()[:3],
-            p.B, p.Hq, p.Hq // p.Hkv, p.M, p.N, serial or 3, p.scale,
-            tables_of(p, c, False), self._order(tiles), captures_tuple(p.captured), grads,
-            **self._constants(c.kv_block % c.BN == 0),
-            WANT_DQ=want, SHARED=shared, SERIAL=serial > 0,
-        )  # fmt: skip
+    def dq(self, *grads: Tensor, shared=False, serial=0, want=True) -> Tensor:
+        p, cut, tiles = self.p, self.cut, self.row_tiles()
+        B, Hq = p.lengths[:2]
+        grad_q = in_poison(poisoned(*p.tensors["q"].shape, dtype=p.tensors["q"].dtype))
+        tables = tables_argument(_blocks(p, cut, transposed=False), (B, Hq))
+        arguments = self.common | strides(dq=grad_q) | {
+            "grad_q": grad_q, "heads_at_once": serial or 3, "tables": tables,
+            "order": self._order(tiles), "grads": grads,
+        }  # fmt: skip
+        choices = self.choices | {
+            "EVEN": cut.kv_block % cut.BN == 0, "WANT_DQ": want, "SHARED": shared,
+            "SERIAL": serial > 0,
+        }  # fmt: skip
+        launch("dq", serial or tiles * B * Hq, arguments, choices, self.mods)
         return grad_q
 
-    def dkdv(self, grads: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor]:
-        p, c = self.p, self.cut
-        grad_k, grad_v = (poisoned(*p.inputs[x].shape, dtype=p.dtype) for x in ("k", "v"))
-        tiles = count_tiles(p.N, c.kv_block, c.BN, c.tables)
-        kernel_module("dkdv", p.mods).dkdv[(tiles * p.Bkv * p.Hkv,)](
-            *self._inputs(), grad_k, grad_v, *self._strides(),
-            *grad_k.stride()[:3], *grad_v.stride()[:3],
-            p.B, p.Bkv, p.Hq, p.Hq // p.Hkv, p.M, p.N, p.scale,
-            tables_of(p, c, True), self._order(tiles), captures_tuple(p.captured), grads,
-            **self._constants(c.q_block % c.BM == 0),
-        )  # fmt: skip
+    def dkdv(self, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        p, cut = self.p, self.cut
+        tiles = _tiles(p.lengths[3], cut.kv_block, cut.BN, cut.tables)
+        grad_k, grad_v = (
+            in_poison(poisoned(*p.tensors[x].shape, dtype=p.tensors[x].dtype)) for x in "kv"
+        )
+        Bkv, Hkv = grad_k.shape[:2]
+        tables = tables_argument(_blocks(p, cut, transposed=True), p.lengths[:2])
+        arguments = self.common | strides(dk=grad_k, dv=grad_v) | {
+            "grad_k": grad_k, "grad_v": grad_v, "Bkv": Bkv, "tables": tables,
+            "order": self._order(tiles), "grads": grads,
+        }  # fmt: skip
+        arguments |= {f"{x}_{s}": arguments[f"{x}_{s}"] for x in ("dk", "dv") for s in "bhn"}
+        choices = self.choices | {"EVEN": cut.q_block % cut.BM == 0}
+        launch("dkdv", tiles * Bkv * Hkv, arguments, choices, self.mods)
         return grad_k, grad_v
+
+    def check(self, grads: Sequence[Tensor] = (), key_grads: Sequence[Tensor] | None = None):
+        """Run all, and compare the gradients of q, k and v."""
+        got = (self.dq(*grads), *self.dkdv(*(grads if key_grads is None else key_grads)))
+        for name, ours, theirs in zip("qkv", got, self.p.wanted, strict=False):
+            check(name, ours, theirs)
+
+
+def check(name: str, ours: Tensor, theirs: Tensor) -> None:
+    """Largest error relative to the largest element; NaN passes nowhere."""
+    error = (ours.double() - theirs).abs().max()
+    assert error <= LIMIT[ours.dtype] * theirs.abs().max().clamp(min=1e-3), (name, error)
