@@ -213,6 +213,15 @@ def check(p: Problem, *, backward: bool = True) -> None:
         near(f"gradient of {name}", a, b, c, FLOOR[dtype][1])
 
 
+def finish(call: Callable[[], Any]) -> None:
+    """``call`` and all it launched; of a mistake on a GPU the next call tells."""
+    call()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+        tiny = torch.ones(1, 1, 1, 16, device=DEVICE)
+        flex_attention(tiny, tiny, tiny, backend=BACKEND)
+
+
 def near(what: str, found: Tensor, exact: Tensor, rough: Tensor, floor: float) -> None:
     """``found`` no further from ``exact`` than twice what ``rough`` is, or than the floor."""
     assert found.shape == exact.shape, what

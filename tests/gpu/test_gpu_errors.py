@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from on_device import BACKEND, DEVICE, normal
+from on_device import BACKEND, DEVICE, finish, normal
 from torch import Tensor
 
 from flexattn import create_block_mask, errors, flex_attention
@@ -23,10 +23,18 @@ def test_index_outside_is_found_and_named() -> None:
         return s + table[h, k]
 
     with pytest.raises(errors.IndexOutOfRangeError, match=r"q_idx=0, kv_idx=60"):
-        flex_attention(*inputs, outside, backend=BACKEND)
+        finish(lambda: flex_attention(*inputs, outside, backend=BACKEND))
     # and the device goes on
-    out = flex_attention(*inputs, backend=BACKEND)
-    assert out.isfinite().all()
+    finish(lambda: flex_attention(*inputs, backend=BACKEND))
+
+
+def test_a_backward_after_a_mistake_is_not_blamed() -> None:
+    """The error of one call does not stick to those that follow."""
+    table, inputs = torch.randn(60, device=DEVICE), [normal(1, 2, 70, 32) for _ in range(3)]
+    with pytest.raises(errors.IndexOutOfRangeError):
+        finish(lambda: flex_attention(*inputs, lambda s, b, h, q, k: s + table[q], backend=BACKEND))
+    out = flex_attention(*inputs, lambda s, b, h, q, k: s + table[q % 60], backend=BACKEND)
+    finish(lambda: torch.autograd.grad(out.sum(), inputs))
 
 
 def test_index_outside_where_masked_is_none() -> None:
@@ -49,7 +57,7 @@ def test_data_decides_the_index() -> None:
     assert call().isfinite().all()
     pages[33] = 9
     with pytest.raises(errors.IndexOutOfRangeError, match="kv_idx=33"):
-        call()
+        finish(call)
 
 
 @needs_cuda
