@@ -19,10 +19,12 @@ from flexattn.ir.program import Program
 from flexattn.ir.sites import find_sites
 from flexattn.masks.classify import Evaluate, classify, lower_edges
 from flexattn.masks.tables import cdiv, from_classes
+from flexattn.op import triton_classes
 from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of, kernel_for
 from flexattn.op.programs import Bound, variant_of_text
 from flexattn.op.request import Call, Position
+from flexattn.op.triton_device import check_device
 from flexattn.passes.guard import Guarded, guard
 
 Shape: TypeAlias = tuple[int, int, int, int]
@@ -78,6 +80,8 @@ def _classes(
 def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str | None) -> Classes:
     backend = backend or knobs.get("FLEXATTN_BACKEND")
     if backend is not None:
+        if backend == "triton":
+            check_device(device)
         if backend not in CLASSIFIERS or (backend == "cpp" and device.type != "cpu"):
             raise BackendError(
                 f"backend {backend!r} cannot make a mask on {device}.",
@@ -86,6 +90,8 @@ def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str |
                 fix="leave backend out, or pass 'eager'.",
             )
         return CLASSIFIERS[backend]
+    if device.type == "cuda":
+        return triton_classes.classes
     if device.type != "cpu":
         return _eager
     program = bound.variant.program
@@ -160,7 +166,11 @@ def _cpp(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.devic
     return lower_edges(classes, (q_len, kv_len), block)
 
 
-CLASSIFIERS: dict[str, Classes] = {"cpp": _cpp, "eager": _eager}
+CLASSIFIERS: dict[str, Classes] = {
+    "cpp": _cpp,
+    "eager": _eager,
+    "triton": triton_classes.classes,
+}
 
 
 def _as_call(bound: Bound, shape: Shape) -> Call:

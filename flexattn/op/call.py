@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from flexattn.op import cpp, eager
+from flexattn.op import cpp, eager, triton
 from flexattn.op.faults import fault_error
 from flexattn.op.programs import Bound, variant_of_text
 from flexattn.op.request import COMPUTE, Call, Gradients, Outputs, Position, Saved
@@ -24,6 +24,7 @@ Backward: TypeAlias = Callable[[Call, Saved], Gradients]
 BACKENDS: dict[str, tuple[Forward, Backward]] = {
     "cpp": (cpp.forward, cpp.backward),
     "eager": (eager.forward, eager.backward),
+    "triton": (triton.forward, triton.backward),
 }
 
 

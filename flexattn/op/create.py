@@ -22,6 +22,7 @@ from flexattn.masks.tables import from_classes
 from flexattn.op import dynamo, operators, symbolic
 from flexattn.op.blocks import block_classes, evaluator
 from flexattn.op.programs import Bound
+from flexattn.op.triton_faults import check_earlier
 from flexattn.trace import trace_mod
 
 DeviceLike = torch.device | str | int | None
@@ -59,8 +60,9 @@ def create_block_mask(
             which mask_mod is not asked again.
         compute_dq_write_order: PyTorch's; without effect, as gradients are repeatable anyway.
         dq_kv_order: PyTorch's; without effect.
-        backend: None for proofs, or what evaluates every pair instead: ``"cpp"`` (a generated
-            kernel) or ``"eager"`` (the interpreter).
+        backend: None for proofs (on a GPU: ``"triton"``), or what evaluates every pair instead:
+            ``"cpp"`` or ``"triton"`` (a generated kernel on the CPU or a GPU, which keeps a byte
+            per block) or ``"eager"`` (the interpreter).
 
     Raises:
         IndexOutOfRangeError: mask_mod keeps a pair for which it reads outside a capture.
@@ -98,6 +100,7 @@ def _tables(
     separate_full: bool = others["separate_full_blocks"]
     if operators.is_watched(bound.captures):
         return operators.block_tables(bound, shape, block, separate_full, device)
+    check_earlier(device)
     classes = block_classes(bound, shape, block, device, others["backend"])
     partial, full = from_classes(classes, separate_full)
     return [*partial, *(full or ())]
@@ -189,7 +192,11 @@ def _device(device: DeviceLike, bound: Bound) -> torch.device:
     else:
         fallback = torch.accelerator.current_accelerator() or torch.device("cpu")
         chosen = min(found, key=str, default=fallback)
-    wrong = [tensor.device for tensor in bound.captures if tensor.device != chosen]
+    wrong = [
+        tensor.device
+        for tensor in bound.captures
+        if tensor.device != chosen and (tensor.ndim or tensor.device.type != "cpu")
+    ]
     if wrong:
         raise CaptureDeviceError(
             f"mask_mod captures a tensor on {wrong[0]}, and the mask is made on {chosen}.",
