@@ -22,6 +22,7 @@ from flexattn.op.request import (
     as_gradient,
     empty_gradient,
 )
+from flexattn.op.triton_decode import Decode, is_decoding
 from flexattn.op.triton_faults import (
     FAULTS,
     NONE,
@@ -55,8 +56,8 @@ class _Forward:
 
     __slots__ = ("after", "faults", "frame", "grid", "kernel", "out_shape", "out_strides", "tiles")
 
-    def __init__(self, call: Call, captures: Sequence[Tensor]) -> None:
-        frame = self.frame = frame_of(call, captures)
+    def __init__(self, call: Call, frame: Frame) -> None:
+        self.frame = frame
         batch, heads, rows, keys = frame.lengths
         choices = frame.choices("forward")
         self.out_shape = (batch, heads, rows, frame.DV)
@@ -73,6 +74,31 @@ class _Forward:
             *(batch, heads, frame.group, rows, keys, frame.heads_at_once),
             call.scale,
         )
+
+    def launch(
+        self,
+        call: Call,
+        captures: tuple[Any, ...],
+        outputs: tuple[Tensor, Tensor, Tensor],
+        cell: Tensor,
+    ) -> None:
+        """Fill ``outputs`` = (out, lse, max_scores)."""
+        tables, order = _rows(call, self.frame, self.tiles, outputs[1])
+        self.kernel.launch(
+            self.grid,
+            (
+                *(call.query, call.key, call.value),
+                *outputs,
+                *self.after,
+                *(tables, order, captures, cell),
+            ),
+            self.frame.machine.index,
+        )
+
+
+def _plan(call: Call, captures: Sequence[Tensor]) -> _Forward | Decode:
+    frame = frame_of(call, captures)
+    return Decode(call, frame) if is_decoding(call, frame) else _Forward(call, frame)
 
 
 def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position | None]:
@@ -93,22 +119,12 @@ def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position 
     if plan is None:
         if len(plans) >= PLAN_LIMIT:
             plans.clear()
-        plan = plans[key] = _Forward(call, captures)
-    frame = plan.frame
+        plan = plans[key] = _plan(call, captures)
     out = torch.empty_strided(plan.out_shape, plan.out_strides, dtype=q.dtype, device=q.device)
-    lse = torch.empty(plan.out_shape[:3], dtype=frame.stats, device=q.device)
+    lse = torch.empty(plan.out_shape[:3], dtype=plan.frame.stats, device=q.device)
     top = torch.empty_like(lse)
-    tables, order = _rows(call, frame, plan.tiles, lse)
     cell, name = cell_for(q) if plan.faults else (lse, None)
-    plan.kernel.launch(
-        plan.grid,
-        (
-            *(q, k, v, out, lse, top),
-            *plan.after,
-            *(tables, order, capture_arguments(bound, captures), cell),
-        ),
-        frame.machine.index,
-    )
+    plan.launch(call, capture_arguments(bound, captures), (out, lse, top), cell)
     return out, lse, top, _fault(call, cell, name) if plan.faults else None
 
 
