@@ -124,7 +124,7 @@ def problem(
     dtype: torch.dtype = torch.bfloat16,
     *,
     B: int = 2,
-    H: tuple[int, int] = (4, 2),
+    H: tuple[int, int] = (length(4, 2), length(2, 1)),
     M: int = 0,
     N: int = 0,
     D: tuple[int, int] = (64, 64),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flexattn import errors
 
-B, H = 2, 4
+B, H = 2, length(4, 2)
 M, N = length(300, 37), length(277, 33)
 Score = Callable[..., Any]
 
@@ -85,7 +85,7 @@ def _problem(name: str, dtype: torch.dtype, masked: bool, **options: Any) -> Pro
         return score(tensors[0]), mask
 
     return problem(
-        dtype, B=B, H=(H, 2), M=M, N=N, D=(length(64, 16),) * 2, mods=mods,
+        dtype, B=B, H=(H, H // 2), M=M, N=N, D=(length(64, 16),) * 2, mods=mods,
         learned=[learned], block=(64, 64), options=options,
     )  # fmt: skip
 

@@ -17,7 +17,13 @@ from attention_gym.recipe import Sizes
 @pytest.mark.parametrize("name", gallery.names())
 def test_recipe(name: str, dtype: torch.dtype) -> None:
     recipe = gallery.load(name)
-    sizes = Sizes(batch=2, heads=4, kv_heads=2, q_len=length(347, 37), head_dim=length(64, 16))
+    sizes = Sizes(
+        batch=2,
+        heads=length(4, 2),
+        kv_heads=length(2, 1),
+        q_len=length(347, 37),
+        head_dim=length(64, 16),
+    )
     options = inspect.signature(recipe.captures).parameters if recipe.captures else {}
     given = {"reach": 6} if "reach" in options else {}
     made = make_problem(recipe, sizes, given, dtype=dtype, seed=torch.initial_seed() % 2**31)
