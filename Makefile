@@ -3,17 +3,19 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+NEWEST := .venv-triton39
 JOBS   ?= 2
 PIP_ARGS ?=
 OUT    ?= out/gpu
 MINUTES ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test gpu lint types figures clean
+.PHONY: help demo test triton39 gpu lint types figures clean
 
 help:
 	@echo "make demo    train a small transformer on the CPU and show what came out (two minutes)"
 	@echo "make test    run every test that needs no GPU"
+	@echo "make triton39  part of them with Triton 3.9, the newest that is supported"
 	@echo "make gpu     check and measure on this machine's GPU with its own Python (8 minutes)"
 	@echo "             OUT=folder PYTHON=python3 MINUTES=8"
 	@echo "make lint    ruff, format and import order"
@@ -38,6 +40,18 @@ test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not gpu' -q
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/interpreted -n $(JOBS) -q
 
+$(NEWEST)/.ready: | $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		--no-deps --upgrade --target $(NEWEST) triton==3.9.0
+	@touch $@
+
+# A sample of what Triton does for us, compiled for GPUs and interpreted, with another Triton.
+triton39: $(READY) $(NEWEST)/.ready
+	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m pytest tests/targets -n $(JOBS) -q \
+		-k '(sm_80 or sm_90 or gfx942) and (128 or chunk)'
+	PYTHONPATH=$(CURDIR)/$(NEWEST) TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) -q \
+		tests/interpreted/test_gpu_suite.py tests/interpreted/test_decode_template.py
+
 # The machine's own Python, torch and Triton: nothing is installed, no environment is made.
 gpu:
 	@command -v $(PYTHON) >/dev/null || { echo "make gpu: there is no $(PYTHON)"; exit 1; }
@@ -60,4 +74,4 @@ figures: $(READY)
 	$(BIN)/python docs/fill_figures.py
 
 clean:
-	rm -rf $(VENV) .venv-triton39 out
+	rm -rf $(VENV) $(NEWEST) out
