@@ -82,7 +82,7 @@ def m_round(x):
     odd = tl.floor(0.5 * low) != 0.5 * low
     up = (size - low > 0.5) | ((size - low == 0.5) & odd)
     r = tl.where(up, low + 1.0, low)
-    return tl.where((r == size) | (x != x), x, tl.where(x < 0, -r, r))
+    return tl.where((r == size) | (x != x), x, tl.where(x < 0, -1.0 * r, r))
 
 
 @triton.jit
@@ -168,8 +168,8 @@ def m_negative(x):
 
 @triton.jit
 def m_copysign(x, sign):
-    """A value that is not negative, with the sign bit of another."""
-    return tl.where(m_negative(sign), -x, x)
+    """A value that is not negative, with the sign bit of another; -x would be 0 - x."""
+    return tl.where(m_negative(sign), -1.0 * x, x)
 
 
 # Exponentials.
@@ -210,7 +210,7 @@ def m_tanh(x):
         p = p * y - 0.05395759513
         p = p * y + 0.1333329635
         p = p * y - 0.3333333312
-        near = p * y * x + x
+        near = (p * y + 1.0) * x
         far = 1.0 - 2.0 / (1.0 + tl.exp2(2.8853900817779268 * x))
         return tl.where(y < 0.4096, near, far)
     else:

@@ -4,7 +4,14 @@ import triton
 import triton.language as tl
 
 from codegen_templates.triton.functions import (
-    m_copysign, m_div, m_expm1, m_high, m_log1p, m_negative, m_product_rest, m_sqrt
+    m_copysign,
+    m_div,
+    m_expm1,
+    m_high,
+    m_log1p,
+    m_negative,
+    m_product_rest,
+    m_sqrt,
 )
 
 # Hyperbolic functions.
@@ -124,12 +131,13 @@ def m_pow(x, n):
     log = tl.log2(size)
     plain = (size == 0) | (size == float("inf")) | (tl.abs(n) == float("inf"))
     r = tl.where(plain, tl.exp2(n * log), m_power(tl.where(plain, 1.0, size), n))
+    r = tl.where(x != x, x, tl.where(n != n, n, r))
     one = (x == 1.0) | (n == 0) | ((size == 1.0) & (tl.abs(n) == float("inf")))
     r = tl.where(one, 1.0, r)
     whole = tl.floor(n) == n
     half = 0.5 * n
     odd = whole & (tl.floor(half) != half)
-    r = tl.where(m_negative(x) & odd, -r, r)
+    r = tl.where(m_negative(x) & odd, -1.0 * r, r)
     # No real root of a negative number.
     return tl.where((x < 0) & (size < float("inf")) & (n == n) & ~whole, float("nan"), r)
 
@@ -180,7 +188,8 @@ def m_power(x, n):
     product = total * n
     rest = m_product_rest(total, n, product) + low * n
     r = tl.exp2(product)
-    return tl.where(tl.abs(rest) < 1.0, r + r * rest * 0.69314718055994530942, r)
+    sound = (tl.abs(rest) < 1.0) & (r < float("inf"))
+    return tl.where(sound, r + r * rest * 0.69314718055994530942, r)
 
 
 @triton.jit

@@ -105,7 +105,11 @@ class TritonEmitter:
             text = self.layout.size(*map(int, name[4:].split("_")))
         else:
             text = self.layout.number(int(name[1:]))
-        return text if dtype in FLOATS else self.statement(f"tl.cast({text}, {TYPES[dtype]})")
+        # The interpreter hands numbers on as Python's, which would pass through float32.
+        exact = dtype == F64
+        return self.statement(
+            f"tl.full((), {text}, tl.float64)" if exact else f"tl.cast({text}, {TYPES[dtype]})"
+        )
 
     # Operations ------------------------------------------------------------------------------
 
@@ -131,7 +135,7 @@ class TritonEmitter:
         literal = literal and any(not isinstance(arg, Const) for arg in peers)
         return [
             bare(arg)
-            if literal and isinstance(arg, Const) and arg.dtype != BOOL
+            if literal and isinstance(arg, Const) and _has_literal(arg)
             else self.value(arg)
             for arg in node.args
         ]
@@ -223,9 +227,18 @@ def bare(node: Const) -> str:
 
 def typed(node: Const) -> str:
     """An expression of the constant's own type."""
+    if node.dtype in FLOATS and not _has_literal(node):
+        return f"-1.0 * {typed(Const(0.0, node.dtype))}"
     if node.dtype == F64:  # a literal alone would pass through float32
         return f"tl.full((), {bare(node)}, tl.float64)"
     return f"tl.cast({bare(node)}, {TYPES[node.dtype]})"
+
+
+def _has_literal(node: Const) -> bool:
+    """Triton makes 0.0 of the literal -0.0."""
+    if node.dtype not in FLOATS:
+        return node.dtype != BOOL
+    return node.value != 0 or math.copysign(1.0, node.value) > 0
 
 
 def _short(value: float) -> str:

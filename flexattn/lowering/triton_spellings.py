@@ -39,7 +39,7 @@ SPELLINGS: dict[str, _Row] = {
     "add": _numbers("{0} + {1}"),
     "sub": _numbers("{0} - {1}"),
     "mul": _numbers("{0} * {1}"),
-    "neg": _numbers("-{0}"),
+    "neg": {"int": "-{0}", "float": "-1.0 * {0}"},  # -x is 0 - x in Triton, which loses -0.0
     "abs": _numbers("tl.abs({0})"),
     "sign": {"int": "m_int_sign({0})", "float": "m_sign({0})"},
     "minimum": {"int": "tl.minimum({0}, {1})", "float": f"tl.minimum({{0}}, {{1}}, {_NAN})"},
