@@ -178,7 +178,7 @@ class TritonSource:
             return {}
         known: dict[tuple[int, ...], list[list[Any]]] = {}
         for i, (name, kind) in enumerate(self.spec.arguments):
-            if kind in ("in*", "F*"):
+            if kind in ("in*", "F*") and name != "grad_lse":
                 known[i,] = [["tt.divisibility", 16]]
             elif kind == "i64" and not self._is_innermost(name, kind):
                 known[i,] = [["tt.divisibility", 16 // SIZES[self.dtype]]]

@@ -1,15 +1,17 @@
-"""Tiles of Triton kernels: a preferred one per case, shrunk until its estimate fits the target."""
+"""Tiles of Triton kernels: a preferred one per case, shrunk until its estimates fit the target."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from flexattn.errors import TargetError
 from flexattn.kernel.targets import Target
+from flexattn.kernel.triton_preferred import preferred_tile
 
 SIZES = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8}
-COSTS = ("plain", "light", "heavy")
+_LEAST = 16  # of what tl.dot sums over; its other sides may be smaller on NVIDIA's GPUs
 
 
 @dataclass(frozen=True)
@@ -57,91 +59,160 @@ def choose_tile(
         D: Head dim of queries and keys.
         DV: Head dim of values.
         block: (queries, keys) of the mask's blocks; None without a mask.
-        cost: What the mods add to each score: plain, light or heavy (`kernel/triton_cost.py`).
+        cost: What the mods add to each score: plain, or heavy, which leaves them registers.
+
+    Raises:
+        TargetError: Not even the smallest tile fits.
     """
-    return _chosen(kernel, target, dtype, D, DV, block, cost)
+    return _fitted(
+        kernel, _preferred(kernel, target, dtype, D, DV, cost), target, dtype, D, DV, block
+    )
 
 
-@functools.cache
-def _chosen(
+def candidates(
     kernel: str,
     target: Target,
     dtype: str,
     D: int,
     DV: int,
+    *,
+    block: tuple[int, int] | None = None,
+    cost: str = "plain",
+) -> tuple[Tile, ...]:
+    """Tiles worth measuring, all of which fit; the one that is chosen unmeasured first."""
+    first = _preferred(kernel, target, dtype, D, DV, cost)
+    variants = [
+        first,
+        replace(first, num_stages=first.num_stages + 1),
+        replace(first, num_stages=max(1, first.num_stages - 1)),
+        replace(first, num_warps=12 - first.num_warps),  # 4 and 8
+        replace(first, bn=2 * first.bn),
+        replace(first, bn=max(_LEAST, first.bn // 2)),
+        replace(first, bm=2 * first.bm),
+        replace(first, bm=max(_LEAST, first.bm // 2)),
+    ]
+    fitted = [_fitted(kernel, tile, target, dtype, D, DV, block) for tile in variants]
+    return tuple(dict.fromkeys(fitted))
+
+
+@functools.cache
+def _fitted(
+    kernel: str,
+    tile: Tile,
+    target: Target,
+    dtype: str,
+    D: int,
+    DV: int,
     block: tuple[int, int] | None,
-    cost: str,
 ) -> Tile:
-    tile = _preferred(kernel, target, dtype, max(D, DV), cost)
-    if block is not None and kernel != "decode":
-        tile = _for_blocks(tile, block)
-    for smaller in _shrunk(tile):
+    for smaller in _shrunk(kernel, _for_blocks(kernel, tile, block), target):
         if is_legal(kernel, smaller, target, dtype, D, DV):
             return smaller
-    return Tile(16, 16, 4, 1)
+    raise TargetError(
+        f"no tile of the {kernel} kernel fits {target.name}.",
+        why=f"head dims {D} and {DV} of {dtype} take more than its {target.shared_limit} bytes of "
+        "shared memory.",
+        fix="use a narrower dtype, smaller heads, or another GPU.",
+    )
+
+
+def _preferred(kernel: str, target: Target, dtype: str, D: int, DV: int, cost: str) -> Tile:
+    tile = Tile(*preferred_tile(kernel, target, dtype, D, DV))
+    if cost == "heavy" and kernel in ("forward", "dq", "dkdv"):
+        return replace(tile, num_warps=max(8, tile.num_warps))
+    return tile
 
 
 def is_legal(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: int) -> bool:
-    """Whether the estimates fit."""
-    return shared_bytes(kernel, tile, target, dtype, D, DV) <= target.shared_limit
+    """Whether a kernel with this tile fits the shared memory and the registers of ``target``."""
+    if shared_bytes(kernel, tile, target, dtype, D, DV) > target.shared_limit:
+        return False
+    least = min(tile.bm, tile.bn) <= _LEAST  # what then does not fit is spilled: slow, and right
+    return least or registers(kernel, tile, target, dtype, D, DV) <= _register_limit(target)
 
 
 def shared_bytes(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: int) -> int:
     """Bytes of shared memory that a program takes, estimated from above."""
-    size = SIZES[dtype]
-    bm, bn, stages = tile.bm, tile.bn, tile.num_stages
     if target.backend == "interpreter" or kernel in ("combine", "delta", "classes"):
-        return 1024
+        return 4096
+    size, stages = SIZES[dtype], tile.num_stages
+    owned, walked = _sides(kernel, tile)
+    own_columns, columns, results = _columns(kernel, D, DV)
+    own, loop = owned * own_columns * size, walked * columns * size
+    scores = tile.bm * tile.bn * size * (2 if kernel == "dkdv" else 1)
+    if target.backend == "hip":
+        if stages == 1:  # one operand at a time changes its layout there
+            widest = max(chunks(D)[0], chunks(DV)[0])
+            return max(max(tile.bm, tile.bn) * widest * size, 2 * scores)
+        return max(own, (stages - 1) * loop + 2 * scores)
+    rest = scores + 8 * walked * stages + 1024  # row values, sums between warps, barriers
+    if dtype == "f64" and kernel == "dkdv":
+        rest += 2 * scores
+    elif dtype == "f64" and kernel != "dq" and stages == 1:  # keys are done with before values
+        loop = walked * max(own_columns, columns - own_columns) * size
+    if int(target.arch) // 10 in (10, 11):
+        rest = max(rest, owned * results * size + 1024)
+    if dtype == "f32" and int(target.arch) >= 90 and stages > 1:
+        stages += 1  # the halves that a product in three parts is made of
+    if size == 2 and int(target.arch) < 90:
+        stages = max(1, stages - 1)
+    return own + stages * loop + rest
+
+
+def registers(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: int) -> int:
+    """Registers per thread that accumulators and scores of a tile take at least."""
+    threads = tile.num_warps * target.warp
+    owned, _ = _sides(kernel, tile)
+    results = _columns(kernel, D, DV)[2]
+    if target.backend == "cuda" and int(target.arch) // 10 in (10, 11) and dtype != "f64":
+        results = 0  # kept in tensor memory
+    scores = tile.bm * tile.bn * (1 if kernel in ("forward", "decode") else 2)
+    return (owned * results + scores) * (2 if dtype == "f64" else 1) // threads
+
+
+def _register_limit(target: Target) -> int:
+    # Of 255, and of 512 with AMD's accumulation registers; operands and mods need some too.
+    return 400 if target.backend == "hip" else 208
+
+
+def _sides(kernel: str, tile: Tile) -> tuple[int, int]:
+    """(rows that a program owns, rows of a tile that it walks over)."""
+    return (tile.bn, tile.bm) if kernel == "dkdv" else (tile.bm, tile.bn)
+
+
+def _columns(kernel: str, D: int, DV: int) -> tuple[int, int, int]:
+    """Columns of what a program owns, of what it walks over, and of its results."""
     d, dv = sum(chunks(D)), sum(chunks(DV))
-    rows, keys = bm * size, bn * size
     if kernel in ("forward", "decode"):
-        return rows * d + stages * keys * (d + dv) + 1024
-    if kernel == "dq":
-        return rows * (d + dv) + stages * keys * (d + dv) + rows * bn + 1024
-    return keys * (d + dv) + stages * rows * (d + dv) + rows * bn + 1024
+        return d, d + dv, dv
+    return d + dv, d + dv, (d if kernel == "dq" else d + dv)
 
 
-def _preferred(kernel: str, target: Target, dtype: str, widest: int, cost: str) -> Tile:
-    if target.backend == "interpreter":
-        return Tile(32, 32, 4, 1) if kernel != "decode" else Tile(16, 32, 4, 1)
-    if kernel == "classes":
-        return Tile(32, 64, 4, 1)
-    if kernel in ("combine", "delta"):
-        return Tile(16, 16, 4, 1)
-    if dtype == "f64":
-        return Tile(32 if widest <= 64 else 16, 16, 4, 1)
-    if dtype == "f32":
-        return Tile(64 if widest <= 128 else 32, 32, 4, 2)
-    if kernel == "decode":
-        return Tile(16, 128 if widest <= 128 else 32, 4, 3)
-    if kernel == "forward":
-        if widest <= 128:
-            return Tile(128, 64, 4 if widest <= 64 else 8, 3)
-        return Tile(64, 64, 4, 2)
-    return Tile(64, 64, 4, 2) if widest <= 128 else Tile(32, 32, 4, 2)
+def _for_blocks(kernel: str, tile: Tile, block: tuple[int, int] | None) -> Tile:
+    """The tile cut to the mask's blocks: what is walked over divides them, where that can be."""
+    if block is None or kernel in ("combine", "delta", "classes"):
+        return tile
+    owned, walked = _sides(kernel, tile)
+    own_block, block_walked = (block[1], block[0]) if kernel == "dkdv" else block
+    while kernel != "decode" and owned > _LEAST and owned > own_block:
+        owned //= 2
+    while walked > _LEAST and block_walked % _LEAST == 0 and block_walked % walked:
+        walked //= 2
+    bm, bn = (walked, owned) if kernel == "dkdv" else (owned, walked)
+    return replace(tile, bm=bm, bn=bn)
 
 
-def _for_blocks(tile: Tile, block: tuple[int, int]) -> Tile:
-    """The tile cut so that it divides the mask's blocks, where that is possible."""
-    bm, bn = tile.bm, tile.bn
-    while bm > 16 and bm > block[0]:
-        bm //= 2
-    if block[1] % 16 == 0:
-        while bn > 16 and block[1] % bn:
-            bn //= 2
-    return Tile(bm, bn, tile.num_warps, tile.num_stages)
-
-
-def _shrunk(tile: Tile) -> Iterator[Tile]:
-    """The tile, then smaller ones: fewer stages first, then fewer keys, then fewer queries."""
-    bm, bn = tile.bm, tile.bn
+def _shrunk(kernel: str, tile: Tile, target: Target) -> Iterator[Tile]:
+    """The tile, then smaller ones: fewer stages, then fewer walked rows, then fewer owned ones."""
+    owned, walked = _sides(kernel, tile)
+    least = 4 if target.backend == "cuda" else _LEAST
     while True:
-        warps = min(tile.num_warps, max(4, bm // 16))
+        bm, bn = (walked, owned) if kernel == "dkdv" else (owned, walked)
         for stages in range(tile.num_stages, 0, -1):
-            yield Tile(bm, bn, warps, stages)
-        if bn > 16:
-            bn //= 2
-        elif bm > 16:
-            bm //= 2
+            yield replace(tile, bm=bm, bn=bn, num_stages=stages)
+        if walked > _LEAST and (walked > 32 or owned <= 32):
+            walked //= 2
+        elif owned > least:
+            owned //= 2
         else:
             return

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from flexattn.errors import ArgumentError, TargetError
 from flexattn.kernel.targets import TARGETS, Target, target
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
-from flexattn.kernel.triton_tiles import choose_tile
+from flexattn.kernel.triton_tiles import SIZES, choose_tile
 from flexattn.reports.problem import Traced
 from flexattn.runtime import triton_inspect, triton_launch
 
@@ -109,19 +108,18 @@ def _compile(source: TritonSource) -> dict[str, Any]:
 
 
 def _choices(traced: Traced, kernel: str, gpu: Target, dtype: str, D: int, DV: int) -> Choices:
-    masked = traced.program.mask is not None and kernel not in ("delta", "combine", "classes")
+    if kernel in ("delta", "combine"):
+        return Choices(tile=choose_tile(kernel, gpu, dtype, D, DV), splits=_SPLITS)
+    masked = traced.program.mask is not None and kernel != "classes"
     block = BLOCK if masked else None
     captures = traced.bound.captures
     tile = choose_tile(kernel, gpu, dtype, D, DV, block=block)
-    size = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8}[dtype]
-    aligned = D * size % 16 == 0 and DV * size % 16 == 0
-    chosen = Choices(tile=tile, aligned=aligned)
-    if kernel == "combine":
-        return replace(chosen, splits=_SPLITS)
-    return replace(
-        chosen,
+    aligned = D * SIZES[dtype] % 16 == 0 and DV * SIZES[dtype] % 16 == 0
+    return Choices(
+        tile=tile,
+        aligned=aligned,
         tables=4 if masked else 0,
-        even=BLOCK[1] % tile.bn == 0,
+        even=(BLOCK[0] % tile.bm if kernel == "dkdv" else BLOCK[1] % tile.bn) == 0,
         ordered=masked and kernel != "decode",
         descriptors=aligned and gpu.backend == "cuda" and int(gpu.arch) >= 90,
         pack=kernel == "decode",

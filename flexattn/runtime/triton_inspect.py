@@ -60,7 +60,8 @@ def _amd(text: str) -> dict[str, Any]:
     matrix = len(re.findall(r"\bv_mfma_", text))
     return {
         "registers": facts.get("vgpr_count", 0),
-        "spilled_words": facts.get("vgpr_spill_count", 0) + facts.get("sgpr_spill_count", 0),
+        # Scalar registers are spilled into lanes of vector registers, not into memory.
+        "spilled_words": facts.get("vgpr_spill_count", 0),
         "stack": facts.get("private_segment_fixed_size", 0),
         "mma": {"mfma": matrix} if matrix else {},
     }
