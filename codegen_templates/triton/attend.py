@@ -151,7 +151,9 @@ def attend_to_keys(
     begin = tl.maximum(begin, whole_tiles)
     if TABLES != 0:
         walk = begin_walk(others, count, each, begin - whole_tiles, edge)
-    for i in tl.range(begin, end):
+    # What is left without lists is one tile at most, and nothing to load ahead.
+    STAGES: tl.constexpr = 1 if TABLES == 0 and HAS_WHOLE else None
+    for i in tl.range(begin, end, num_stages=STAGES):
         if TABLES == 0:
             kv0 = i * BN
             last = N
