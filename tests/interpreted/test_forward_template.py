@@ -153,3 +153,19 @@ def test_first_fault_among_kept_pairs() -> None:
     expand = kind[..., torch.arange(20) // 16, :][..., torch.arange(37) // 16]
     want = dense(q, k, v, (expand == 2) | ((expand == 1) & keep))
     check(run_forward(q, k, v, mods=mods, blocks=blocks), want, fault=(1 * 20 + 1) * 37 + 16)
+
+
+def test_hooks_see_indices_inside_the_lengths() -> None:
+    """A hook that notes the largest index of each kind, in memory of its own."""
+    q, k, v = inputs((1, 1, 1, 1, 19, 37, 16, 16))
+    noting = (
+        "tl.atomic_max(captures[0] + 0 * {0}, {0})\ntl.atomic_max(captures[0] + 1 + 0 * {1}, {1})\n"
+    )
+    body = noting.format("q_idx", "kv_idx")
+    mods = mods_text(mask_mod=body + "return q_idx >= 0", score_mod=body + "return score_log2")
+    for blocks in (None, random_blocks(19, 37, (16, 16))[0]):
+        seen = torch.zeros(2, dtype=torch.int32)
+        run_forward(q, k, v, mods=mods, captures=(seen,), blocks=blocks)
+        assert seen[0] <= 18 and seen[1] <= 36
+        if blocks is None:
+            assert seen.tolist() == [18, 36]
