@@ -19,6 +19,7 @@ TOTAL = [
         "the partial derivatives; None for integers and bools",
     ),
     ("flexattn.lowering.spellings", "SPELLINGS", "the C++ of one value and of a vector"),
+    ("flexattn.lowering.triton_spellings", "SPELLINGS", "the Triton of a value of any shape"),
 ]
 # Tables that treat some operations, and may name no other.
 PARTIAL = [

@@ -69,7 +69,7 @@ def _flags(hooks: Hooks, row: bool, key: bool) -> list[str]:
         "HAS_SCORE_MOD": hooks.score is not None,
         "HAS_MASK_MOD": hooks.mask is not None,
         "HAS_FAULT": hooks.fault is not None,
-        "DERIVATIVE": "none" if hooks.score is None else hooks.derivative,
+        "DERIVATIVE": hooks.derivative,
         "HAS_ROW_GRADS": row,
         "HAS_KEY_GRADS": key,
     }

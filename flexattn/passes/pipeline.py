@@ -124,8 +124,10 @@ def _drop_identities(state: State) -> State:
 def _base_2(state: State) -> State:
     """For a softmax of powers of 2, whose kernels know the modified score from its weight."""
     score = state.roots.get("score")
-    if not state.base2 or score is None:
+    if not state.base2:
         return state
+    if score is None:
+        return replace(state, derivative="none")
     roots, derivative = dict(state.roots), "none"
     values = {f"value{number}" for number in range(len(state.loads))}
     gradients = {name: roots[name] for name in ("score_grad", *values) if name in roots}
