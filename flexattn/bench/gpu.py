@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ import torch
 
 from flexattn.bench import gpu_report
 from flexattn.bench.gpu_cases import Case, cases
-from flexattn.bench.gpu_contest import Place, Row, hold, short
+from flexattn.bench.gpu_contest import Place, Row
 from flexattn.bench.gpu_machine import ROOT
 from flexattn.bench.gpu_peers import compile_alone
-from flexattn.bench.gpu_timing import limit
+from flexattn.bench.gpu_rows import LOST, ONE_CASE, group_of, rows_of
 
 CHECKS = ROOT / "tests" / "gpu"
 FIRST_PHASE = 0.4  # share of the time for checks and compiling
-LAST_SECONDS = 10.0  # kept for writing and for a row that takes longer than the others
-ONE_CASE = 60.0  # seconds a row may take at most
+LAST_SECONDS = 15.0  # kept for writing and for a row that takes longer than the others
+NO_TESTS = 5  # pytest's exit status when a process that went on found nothing left
+GRACE = 30.0  # seconds beyond its limit that a row may take to end by itself
 
 
 @dataclass
@@ -133,9 +134,12 @@ class Suite:
             said = 0.0
             while any(job.running for job in running) and self.budget.spent < end:
                 time.sleep(0.1)
+                for job in checks:
+                    job.go_on()
                 if self.budget.spent > said + 10:
                     said = self.budget.spent
-                    done, ready = (sum(len(j.lines()) for j in js) for js in (checks, compiling))
+                    done = sum("outcome" in row for job in checks for row in job.lines())
+                    ready = sum(len(job.lines()) for job in compiling)
                     self.say(f"{done} checks done, {ready} contestants compiled")
             for job in running:
                 job.stop()
@@ -158,7 +162,7 @@ class Suite:
             self.checks["notes"].append(f"{CHECKS} is not there: nothing was checked")
             self.checks["not_run"].append("all")
             return []
-        parts = 1 if self.plan.rehearsal else max(1, min(10, (os.cpu_count() or 1) * 5 // 8))
+        parts = 1 if self.plan.rehearsal else max(1, min(8, (os.cpu_count() or 1) // 2))
         environment = os.environ | {"FLEXATTN_GPU_REHEARSAL": "1" if self.plan.rehearsal else ""}
         jobs = []
         for part in range(parts):
@@ -171,11 +175,12 @@ class Suite:
     def _start_compiling(self, folder: Path) -> list[Job]:
         if not self.plan.peers or self.plan.rehearsal:
             return []
-        parts = max(1, min(4, (os.cpu_count() or 1) // 4))
+        parts = max(1, min(6, (os.cpu_count() or 1) * 3 // 8))
         jobs = []
         for part in range(parts):
             report = folder / f"warm-{part}.jsonl"
             words = [part, parts, self.place.device, self.place.backend, False, report]
+            words += [self.plan.only] if self.plan.only else []
             command = ["-m", "flexattn.bench.gpu_warm", *map(str, words)]
             jobs.append(Job(command, report, dict(os.environ)))
         return jobs
@@ -185,7 +190,8 @@ class Suite:
         for job in jobs:
             wanted: list[str] = []
             for row in job.lines():
-                wanted += row.get("collected", [])
+                if "collected" in row:
+                    wanted = wanted or row["collected"]
                 if "test" not in row:
                     continue
                 wanted.remove(row["test"])
@@ -194,48 +200,77 @@ class Suite:
                 else:
                     found[row["outcome"]].append({"test": row["test"], "why": row["why"]})
             found["not_run"] += wanted
-            if job.code not in (0, 1, None):
+            if job.code not in (0, 1, NO_TESTS, LOST, None):
                 found["failed"].append({"test": "pytest itself", "why": job.tail()})
         found["seconds"] = self.budget.spent
 
     # Second phase -----------------------------------------------------------------------------
 
     def measure(self) -> None:
-        for case in cases():
-            if self.plan.only not in case.name:
-                continue
-            left = self.budget.left - LAST_SECONDS
-            if left < 5:
-                group = case.contest.group if case.contest else case.name.split()[0]
-                row = {"group": group, "case": case.name, "skipped": "the time was over"}
-                self.rows.append(row)
-                continue
-            self._one(case, min(ONE_CASE, left))
-            if self.place.device.type == "cuda":
-                torch.cuda.empty_cache()
+        """Every row: here in a rehearsal, and else in a process that may be lost and replaced."""
+        chosen = [case for case in cases() if self.plan.only in case.name]
+        if self.plan.rehearsal:
+            for case in chosen:
+                self._took(rows_of(case, self.place, self._barred(case), self._left))
+        else:
+            self.measure_apart([case.name for case in chosen])
         self.write()
 
-    def _one(self, case: Case, seconds: float) -> None:
-        group = case.contest.group if case.contest else case.name.split()[0]
-        try:
-            with limit(seconds):
-                rows: Iterable[Row]
-                if case.contest is not None:
-                    rows = [hold(case.contest, self.place, self._barred(case))]
-                else:
-                    assert case.measure is not None
-                    rows = list(case.measure(self.place))
-        except Exception as error:
-            rows = [{"group": group, "failed": {"ours": short(error)}}]
+    @property
+    def _left(self) -> float:
+        return self.budget.left - LAST_SECONDS
+
+    def _took(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self.rows.append({**row, "case": case.name})
-            self.say(f"{case.name}: {line(row)}")
+            self.rows.append(row)
+            self.say(f"{row['case']}: {line(row)}")
         self.write()
+
+    def measure_apart(self, names: list[str]) -> None:
+        """Rows by name, each process going on behind the row at which the one before was lost."""
+        named = {case.name: case for case in cases()}
+        barred = {name: self._barred(named[name]) for name in names}
+        while names:
+            with tempfile.TemporaryDirectory() as folder:
+                done, lost = self._one_process(Path(folder), names, barred)
+            names = names[done:]
+            if lost and names:
+                group = group_of(named[names[0]])
+                self._took([{"group": group, "case": names[0], "failed": {"ours": lost}}])
+                names = names[1:]
+
+    def _one_process(
+        self, folder: Path, names: list[str], barred: dict[str, dict[str, str]]
+    ) -> tuple[int, str]:
+        """(rows done, how the next one was lost or "")."""
+        report, task = folder / "rows.jsonl", folder / "task.json"
+        told = {"names": names, "barred": barred, "seconds": self._left, "report": str(report)}
+        told |= {"device": str(self.place.device), "backend": self.place.backend}
+        task.write_text(json.dumps(told | {"rehearsal": self.plan.rehearsal}))
+        job = Job(["-m", "flexattn.bench.gpu_rows", str(task)], report, dict(os.environ))
+        done, seen, heard = 0, 0, time.monotonic()
+        while True:
+            running = job.running  # before the lines are read: none comes after
+            lines = job.lines()
+            if len(lines) > seen:
+                heard = time.monotonic()
+            for row in lines[seen:]:
+                if "rows" in row:
+                    done += 1
+                    self._took(row["rows"])
+            seen = len(lines)
+            if not running:
+                return done, "" if job.process.returncode in (0, LOST) else job.tail()[-600:]
+            if time.monotonic() - heard > ONE_CASE + GRACE or self.budget.left < 0:
+                job.stop()
+                return done, f"it did not return in {time.monotonic() - heard:.0f} s"
+            time.sleep(0.2)
 
     def _barred(self, case: Case) -> dict[str, str]:
         """Contestants whose compiling did not end, or failed, while there was time for it."""
         contest = case.contest
-        assert contest is not None
+        if contest is None:
+            return {}
         if not self.plan.peers:
             return dict.fromkeys(contest.peers, "left out by --no-peers")
         if self.plan.rehearsal or not self.warm:
@@ -250,8 +285,9 @@ class Suite:
         return barred
 
     def finish(self) -> int:
-        """0 when every check ran and passed, and no measured result was wrong."""
+        """0 when every check ran and passed, and every row that was begun had a right result."""
         wrong = [row["case"] for row in self.rows if "wrong" in row]
+        wrong += [row["case"] for row in self.rows if "ours" in row.get("failed", {})]
         bad = bool(self.checks["failed"] or self.checks["not_run"] or wrong)
         for name in wrong:
             self.say(f"WRONG {name}")
@@ -268,12 +304,23 @@ class Job:
     """A Python process that reports by appending JSON lines to a file."""
 
     def __init__(self, command: Sequence[str], report: Path, environment: dict[str, str]) -> None:
-        self.report = report
+        self.report, self.command, self.environment = report, command, environment
         self.log = report.with_suffix(".log")
+        self.stopped = False
+        self._start()
+
+    def _start(self) -> None:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log
-            )
+                [sys.executable, *self.command],
+                cwd=ROOT, env=self.environment, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def go_on(self) -> None:
+        """Start again if the process died or lost its device; what it reported is not repeated."""
+        code = self.process.poll()
+        if code is not None and (code < 0 or code == LOST) and not self.stopped:
+            self._start()
 
     @property
     def running(self) -> bool:
@@ -282,10 +329,10 @@ class Job:
     @property
     def code(self) -> int | None:
         """Exit status; None when it had to be stopped."""
-        code = self.process.returncode
-        return None if code is not None and code < 0 else code
+        return None if self.stopped else self.process.returncode
 
     def stop(self) -> None:
+        self.stopped = self.stopped or self.running
         if self.running:
             self.process.kill()
         self.process.wait()

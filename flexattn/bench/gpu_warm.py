@@ -20,11 +20,12 @@ from flexattn.bench.gpu_peers import compile_alone
 
 
 def main(argv: Sequence[str]) -> int:
-    """Arguments: part, parts, device, backend, whether a rehearsal, output file."""
+    """Arguments: part, parts, device, backend, whether a rehearsal, output file, part of names."""
     part, parts = int(argv[0]), int(argv[1])
     place = Place(torch.device(argv[2]), argv[3], argv[4] == "True")
     compile_alone()
-    contests = [case.contest for case in cases() if case.contest is not None]
+    only = argv[6] if len(argv) > 6 else ""
+    contests = [case.contest for case in cases() if case.contest and only in case.name]
     with Path(argv[5]).open("w") as file:
         for contest in contests[part::parts]:
             try:

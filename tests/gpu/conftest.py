@@ -40,36 +40,60 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if parts > 1:
         ours.sort(key=lambda item: ORDER.index(item.path.stem))
         items[:] = ours[part::parts]
-    _report(config, {"collected": [item.nodeid for item in items]})
+    _report({"collected": [item.nodeid for item in items]})
+    items[:] = [item for item in items if item.nodeid not in _told]
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    _report({"begun": nodeid})
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """One line a test: what failed or skipped it, whichever phase that was in."""
-    if report.when != "call" and report.outcome == "passed":
+    """Keeps what failed or skipped a test, whichever phase that was in."""
+    if report.outcome == "passed" and report.when != "call":
         return
-    if report.when == "teardown" and report.nodeid in _told:
-        return
-    _told.add(report.nodeid)
-    why = ""
-    if report.outcome == "skipped":
-        why = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
+    row = {"test": report.nodeid, "outcome": report.outcome, "why": ""}
+    if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+        row["why"] = str(report.longrepr[2])
     elif report.outcome == "failed":
-        why = str(report.longrepr)[-3000:]
-    _report(None, {"test": report.nodeid, "outcome": report.outcome, "why": why,
-                   "seconds": report.duration})  # fmt: skip
+        row["why"] = str(report.longrepr)[-3000:]
+    if _outcomes.get(report.nodeid, row)["outcome"] != "failed":
+        _outcomes[report.nodeid] = row
 
 
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """One line a test, behind its teardown, which waits for the device."""
+    if nodeid in _outcomes:
+        _report(_outcomes[nodeid])
+    if _lost:
+        pytest.exit("the device does not answer any more", returncode=LOST)
+
+
+LOST = 13  # exit status after which `make gpu` goes on in a new process
 _told: set[str] = set()
+_outcomes: dict[str, dict[str, Any]] = {}
 _file: list[str] = []
+_lost: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Goes on where a process before this one was lost: the test it was in failed."""
     name = config.getoption("--report", None)
-    if name:
-        _file.append(name)
+    if not name:
+        return
+    _file.append(name)
+    if not Path(name).exists():
+        return
+    whole = [line for line in Path(name).read_text().splitlines(True) if line.endswith("\n")]
+    rows = [json.loads(line) for line in whole]
+    Path(name).write_text("".join(whole))
+    _told.update(row["test"] for row in rows if "test" in row)
+    for test in {row["begun"] for row in rows if "begun" in row} - _told:
+        _told.add(test)
+        _report({"test": test, "outcome": "failed", "why": "the process died in it"})
 
 
-def _report(config: Any, row: dict[str, Any]) -> None:
+def _report(row: dict[str, Any]) -> None:
     for name in _file:
         with Path(name).open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -84,5 +108,9 @@ def _fresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     with poisoned_memory(monkeypatch):
         yield
     if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError as error:  # an error on the device stays until the process ends
+            _lost.append(request.node.nodeid)
+            pytest.fail(f"the device is lost: {error}")

@@ -28,7 +28,8 @@ def test_sample_of_the_checks(part: int, tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
     _run("pytest", "-q", "-c", "tests/gpu/pytest.ini", "tests/gpu",
          "--part", f"{part}/41", "--report", str(report))  # fmt: skip
-    first, *rows = (json.loads(line) for line in report.read_text().splitlines())
+    first, *rest = (json.loads(line) for line in report.read_text().splitlines())
+    rows = [row for row in rest if "outcome" in row]
     assert sorted(first["collected"]) == sorted(row["test"] for row in rows)
     assert any(row["outcome"] == "passed" for row in rows)
 
