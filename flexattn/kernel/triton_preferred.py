@@ -17,16 +17,16 @@ _WIDEST = 1 << 30
 # Kernels for 16-bit inputs, by family of GPUs.
 _HALF: dict[tuple[str, str], tuple[Row, ...]] = {
     ("forward", "ampere"): (
-        (64, (128, 64, 4, 3)), (128, (128, 64, 8, 2)), (256, (64, 32, 4, 2)),
-        (_WIDEST, (32, 16, 4, 1)),
+        (64, (128, 64, 4, 3)), (128, (128, 64, 8, 3)), (192, (128, 32, 8, 2)),
+        (256, (64, 32, 8, 2)), (_WIDEST, (32, 16, 4, 1)),
     ),
     ("forward", "hopper"): (
-        (64, (128, 64, 4, 3)), (128, (128, 64, 8, 3)), (192, (128, 64, 8, 2)),
-        (256, (128, 64, 8, 2)), (_WIDEST, (64, 32, 8, 1)),
+        (64, (128, 64, 4, 3)), (128, (128, 128, 8, 2)), (256, (128, 64, 8, 2)),
+        (_WIDEST, (64, 16, 8, 2)),
     ),
     ("forward", "blackwell"): (
-        (64, (128, 64, 4, 3)), (128, (128, 64, 8, 2)), (256, (64, 64, 8, 2)),
-        (_WIDEST, (64, 32, 8, 1)),
+        (64, (128, 64, 8, 3)), (192, (128, 64, 8, 2)), (256, (128, 32, 8, 2)),
+        (_WIDEST, (64, 16, 8, 2)),
     ),
     ("forward", "amd"): (
         (64, (128, 64, 4, 1)), (128, (128, 32, 4, 1)), (256, (64, 32, 4, 1)),
@@ -75,6 +75,18 @@ _HALF: dict[tuple[str, str], tuple[Row, ...]] = {
         (_WIDEST, (16, 16, 4, 1)),
     ),
 }  # fmt: skip
+# Where the mods load captured values in the inner loop, whose addresses need registers.
+_HEAVY: dict[tuple[str, str], tuple[Row, ...]] = {
+    ("forward", "ampere"): ((64, (128, 64, 8, 3)), (128, (128, 32, 8, 3))),
+    ("forward", "hopper"): (
+        (64, (128, 64, 8, 3)), (128, (128, 64, 8, 3)), (192, (128, 64, 8, 2)),
+        (256, (128, 32, 8, 2)),
+    ),
+}  # fmt: skip
+# Without a block mask there is one loop less, and code for wider tiles.
+_UNMASKED: dict[tuple[str, str], tuple[Row, ...]] = {
+    ("forward", "blackwell"): ((64, (128, 64, 8, 3)), (128, (128, 128, 8, 2))),
+}
 # float32 takes three products for one, and float64 has few tensor cores or none.
 _SINGLE: dict[str, tuple[Row, ...]] = {
     "forward": ((64, (64, 32, 4, 2)), (128, (64, 32, 8, 2)), (256, (32, 32, 8, 1)),
@@ -93,22 +105,27 @@ _INTERPRETED = {"decode": (16, 32, 4, 1), "classes": (64, 64, 4, 1)}
 
 
 def preferred_tile(
-    kernel: str, target: Target, dtype: str, D: int, DV: int
+    kernel: str, target: Target, dtype: str, D: int, DV: int, *, heavy: bool, masked: bool
 ) -> tuple[int, int, int, int]:
     """(BM, BN, warps, stages) for a kernel, where shared memory is no matter."""
+    widest = max(D, DV)
     if target.backend == "interpreter":
         return _INTERPRETED.get(kernel, (32, 32, 4, 1))
     if kernel == "classes":
         return 32, 64, 4, 1
     if kernel in ("combine", "delta"):
-        return (16 if max(D, DV) <= 256 else 4), 16, 4, 1
+        return (16 if widest <= 256 else 4), 16, 4, 1
+    family = _family(target)
     if dtype == "f64":
         rows = _DOUBLE[kernel]
     elif dtype == "f32":
         rows = _SINGLE[kernel]
     else:
-        rows = _HALF[kernel, _family(target)]
-    widest = max(D, DV)
+        rows = _HALF[kernel, family]
+        if heavy:
+            rows = _HEAVY.get((kernel, family), ()) + rows
+        elif not masked:
+            rows = _UNMASKED.get((kernel, family), ()) + rows
     return next(tile for limit, tile in rows if widest <= limit)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from flexattn.errors import TargetError
+from flexattn.ir.nodes import Input, Load, walk
+from flexattn.ir.program import Program
 from flexattn.kernel.targets import Target
 from flexattn.kernel.triton_preferred import preferred_tile
 
@@ -59,14 +61,13 @@ def choose_tile(
         D: Head dim of queries and keys.
         DV: Head dim of values.
         block: (queries, keys) of the mask's blocks; None without a mask.
-        cost: What the mods add to each score: plain, or heavy, which leaves them registers.
+        cost: What ``cost_of`` tells of the mods.
 
     Raises:
         TargetError: Not even the smallest tile fits.
     """
-    return _fitted(
-        kernel, _preferred(kernel, target, dtype, D, DV, cost), target, dtype, D, DV, block
-    )
+    first = _first(kernel, target, dtype, D, DV, block, cost)
+    return _fitted(kernel, first, target, dtype, D, DV, block)
 
 
 def candidates(
@@ -80,7 +81,7 @@ def candidates(
     cost: str = "plain",
 ) -> tuple[Tile, ...]:
     """Tiles worth measuring, all of which fit; the one that is chosen unmeasured first."""
-    first = _preferred(kernel, target, dtype, D, DV, cost)
+    first = _first(kernel, target, dtype, D, DV, block, cost)
     variants = [
         first,
         replace(first, num_stages=first.num_stages + 1),
@@ -116,11 +117,25 @@ def _fitted(
     )
 
 
-def _preferred(kernel: str, target: Target, dtype: str, D: int, DV: int, cost: str) -> Tile:
-    tile = Tile(*preferred_tile(kernel, target, dtype, D, DV))
-    if cost == "heavy" and kernel in ("forward", "dq", "dkdv"):
-        return replace(tile, num_warps=max(8, tile.num_warps))
-    return tile
+def _first(
+    kernel: str,
+    target: Target,
+    dtype: str,
+    D: int,
+    DV: int,
+    block: tuple[int, int] | None,
+    cost: str,
+) -> Tile:
+    heavy, masked = cost == "heavy", block is not None
+    return Tile(*preferred_tile(kernel, target, dtype, D, DV, heavy=heavy, masked=masked))
+
+
+@functools.lru_cache(maxsize=1024)
+def cost_of(program: Program) -> str:
+    """What the mods cost a tile: ``heavy`` if they load captured values for each key or query."""
+    loads = (node for node in walk(program.score, program.mask) if isinstance(node, Load))
+    varying = (node for load in loads for node in walk(*load.indices) if isinstance(node, Input))
+    return "heavy" if any(node.name in ("q_idx", "kv_idx") for node in varying) else "plain"
 
 
 def is_legal(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: int) -> bool:

@@ -20,7 +20,7 @@ from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
 from flexattn.kernel.triton_spec import TRITON_SPECS
-from flexattn.kernel.triton_tiles import SIZES, Tile, choose_tile, is_legal
+from flexattn.kernel.triton_tiles import SIZES, Tile, choose_tile, cost_of, is_legal
 from flexattn.masks.tables import cdiv
 from flexattn.op.kernels import Facts, dtype_name, facts_of
 from flexattn.op.options import option
@@ -64,6 +64,7 @@ class Frame:
         facts: What is proved for the lengths.
         base: Choices that do not differ from kernel to kernel, with a tile that does.
         options: What the user set.
+        cost: What the mods cost a tile (`kernel/triton_tiles.py`).
     """
 
     machine: Machine
@@ -78,6 +79,7 @@ class Frame:
     facts: Facts
     base: Choices
     options: KernelOptions
+    cost: str = "plain"
 
     @property
     def rows(self) -> int:
@@ -93,7 +95,7 @@ class Frame:
         """The tile of ``kernel``: one that fits the machine, with what the user set of it."""
         block = self.block if self.tables else None
         target = self.machine.target
-        tile = choose_tile(kernel, target, self.dtype, self.D, self.DV, block=block)
+        tile = choose_tile(kernel, target, self.dtype, self.D, self.DV, block=block, cost=self.cost)
         if not self.options:
             return tile
         own = _with_options(tile, kernel, self.options)
@@ -109,7 +111,8 @@ class Frame:
     def choices(self, kernel: str) -> Choices:
         """The choices of ``kernel``."""
         tile = self.tile(kernel)
-        return replace(self.base, tile=tile, even=self.block[1] % tile.bn == 0)
+        walked = self.block[0] % tile.bm if kernel == "dkdv" else self.block[1] % tile.bn
+        return replace(self.base, tile=tile, even=walked == 0)
 
     def query_tiles(self, bm: int) -> tuple[int, int]:
         """(tiles of queries in a block, in all)."""
@@ -163,7 +166,7 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
     return Frame(
         *(machine, dtype_name(q), COMPUTE[bound.variant.program.compute], dim, value_dim),
         *(lengths, heads // max(1, kv_heads), block, len(call.tables)),
-        *(facts_of(bound, lengths), base, options),
+        *(facts_of(bound, lengths), base, options, cost_of(bound.variant.program)),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from flexattn.errors import ArgumentError, TargetError
 from flexattn.kernel.targets import TARGETS, Target, target
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
-from flexattn.kernel.triton_tiles import SIZES, choose_tile
+from flexattn.kernel.triton_tiles import SIZES, choose_tile, cost_of
 from flexattn.reports.problem import Traced
 from flexattn.runtime import triton_inspect, triton_launch
 
@@ -113,7 +113,8 @@ def _choices(traced: Traced, kernel: str, gpu: Target, dtype: str, D: int, DV: i
     masked = traced.program.mask is not None and kernel != "classes"
     block = BLOCK if masked else None
     captures = traced.bound.captures
-    tile = choose_tile(kernel, gpu, dtype, D, DV, block=block)
+    cost = cost_of(traced.program)
+    tile = choose_tile(kernel, gpu, dtype, D, DV, block=block, cost=cost)
     aligned = D * SIZES[dtype] % 16 == 0 and DV * SIZES[dtype] % 16 == 0
     return Choices(
         tile=tile,
