@@ -142,7 +142,9 @@ def dkdv_head(
         some = 0
         end = count * each + edge_tiles
         walk = begin_walk(entries, count, each, 0, edge)
-    for i in tl.range(some, end):
+    # What is left without lists is one tile at most, and nothing to load ahead.
+    STAGES: tl.constexpr = 1 if TABLES == 0 and not HAS_MASK_MOD else None
+    for i in tl.range(some, end, num_stages=STAGES):
         if TABLES == 0:
             q0 = tl.cast(i * BM, tl.int32)  # interpreted, i is no tensor
             q_last = M

@@ -36,11 +36,11 @@ return sums[0] + tl.sum(grad * (kv_idx - q_idx), 1), sums[1] + tl.sum(grad, 1)
 END_ROWS = """\
 rows = q0 + tl.arange(0, BM)
 tl.store(grads[1] + bh * M + rows, sums[1], mask=rows < last)
-return tl.store(grads[0] + bh * tiles + tile, tl.sum(sums[0], 0))
+tl.store(grads[0] + bh * tiles + tile, tl.sum(sums[0], 0))
 """
 END_KEYS = """\
 keys = kv0 + tl.arange(0, BN)
-return tl.store(grads[2] + bh * N + keys, sums[0], mask=keys < last)
+tl.store(grads[2] + bh * N + keys, sums[0], mask=keys < last)
 """
 MODS = backward_mods(
     row=True,
