@@ -31,8 +31,7 @@ def sum_of_parts(part_out, part_max, peak, row, rows, splits, first: tl.constexp
         weight = tl.exp2(tl.load(part_max + at, mask=real, other=float("-inf")) - peak[None, :])
         mask = real[:, :, None] & (col < DV)
         part = tl.load(part_out + at[:, :, None] * DV + col, mask=mask, other=0.0)
-        # A part of no weight counts nothing, whatever is in it.
-        acc += tl.sum(tl.where(weight[:, :, None] == 0, 0.0, weight[:, :, None] * part), 0)
+        acc += tl.sum(weight[:, :, None] * part, 0)
     return acc
 
 

@@ -37,14 +37,13 @@ def test_all_and_none() -> None:
         assert bool((got == wanted).all())
 
 
-def test_one_pair_makes_a_block_partial() -> None:
-    """The last pair of a block of several tiles is kept alone, or dropped alone."""
-    for body, wanted in (
-        ("(q_idx == 31) & (kv_idx == 63)", 0),
-        ("(q_idx != 31) | (kv_idx != 63)", 2),
-    ):
+@pytest.mark.parametrize("pair", [(0, 0), (31, 63), (16, 15)])
+def test_one_pair_makes_a_block_partial(pair: tuple[int, int]) -> None:
+    """A pair in any tile of a block of several, which is kept alone, or dropped alone."""
+    at = f"(q_idx == {pair[0]}) & (kv_idx == {pair[1]})"
+    for body, other in ((at, 0), (f"({at}) == 0", 2)):
         got, _ = run_classes((1, 1, 64, 64), (32, 64), mods_text(mask_mod=body))
-        assert got.flatten().tolist() == [1, wanted]
+        assert got.flatten().tolist() == [1, other]
 
 
 def test_captures_batches_heads_and_hoisted_values() -> None:

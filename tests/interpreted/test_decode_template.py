@@ -29,6 +29,12 @@ def test_splits_and_lengths(n: int, splits: int) -> None:
     check(run_decode(q, k, v, splits, descriptors=True), dense(q, k, v))
 
 
+def test_parts_are_added_a_few_at_a_time() -> None:
+    """16 rows of 128 columns leave room for 2 of the 5 parts."""
+    q, k, v = inputs((1, 1, 2, 1, 1, 80, 16, 128))
+    check(run_decode(q, k, v, 5, combine_rows=16), dense(q, k, v))
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_rows_of_several_tiles(pack: bool) -> None:
     """3 heads times 19 queries are more rows than a tile of 16 or 32 has."""

@@ -134,6 +134,14 @@ def test_any_order_of_tiles_gives_the_same(heads_at_once: int) -> None:
     check(got, dense(q, k, v, whole | partial))
 
 
+def test_tiles_are_those_of_the_order() -> None:
+    """An order that names one tile four times leaves the others alone."""
+    q, k, v = inputs((1, 1, 1, 1, 50, 20, 16, 16))
+    out, *_ = run_forward(q, k, v, order=torch.full((4,), 1, dtype=torch.int32))
+    assert bool(out[:, :, 16:32].isfinite().all())
+    assert bool(out[:, :, :16].isnan().all()) and bool(out[:, :, 32:].isnan().all())
+
+
 def test_first_fault_among_kept_pairs() -> None:
     """The mask drops the earliest; of the full block the hook is asked too."""
     q, k, v = inputs((1, 1, 2, 1, 20, 37, 16, 16))
@@ -169,3 +177,12 @@ def test_hooks_see_indices_inside_the_lengths() -> None:
         assert seen[0] <= 18 and seen[1] <= 36
         if blocks is None:
             assert seen.tolist() == [18, 36]
+
+
+def test_faults_of_rows_that_another_tile_has() -> None:
+    """Queries 7..9 alone have a key: the tile that ends at 7 sees them, and has no say there."""
+    q, k, v = inputs((1, 1, 1, 1, 20, 16, 16, 16))
+    one = torch.tensor([[[1, 0, 0]]], dtype=torch.int32)
+    blocks = Blocks(one, torch.zeros(1, 1, 3, 1).int(), None, None, 7, 16)
+    got = run_forward(q, k, v, blocks=blocks, mods=mods_text(fault="q_idx >= 7"))
+    check(got, dense(q, k, v, (torch.arange(20) < 7)[:, None].expand(20, 16)))
