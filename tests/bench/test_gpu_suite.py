@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flexattn.__main__ import main
-from flexattn.bench import gpu, gpu_cases
+from flexattn.bench import gpu, gpu_cases, gpu_warm
 from flexattn.bench.gpu import Budget, Job, Plan, Suite
 from flexattn.bench.gpu_cases import Case, cases
 from flexattn.bench.gpu_contest import Contest, Place, hold, warm
@@ -124,6 +124,25 @@ def test_compiling_ahead_reports_each_contestant() -> None:
     assert all(row["contest"] == contest.name and row["seconds"] > 0 for row in rows.values())
 
 
+def test_compiling_ahead_is_a_process_that_reports(tmp_path: Path) -> None:
+    report = tmp_path / "warm.jsonl"
+    words = ["0", "1", "cpu", "cpp", "True", str(report), "full B2 H8 D256"]
+    assert gpu_warm.main(words) == 0
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    found = {(row["contest"].split()[0], row["contestant"]): row for row in rows}
+    assert ("forward", "ours") in found and ("backward", "ours") in found
+    assert "failed" in found["backward", "torch_flex"]  # it has none on the CPU
+    assert "failed" not in found["backward", "ours"]
+
+
+def test_missing_checks_are_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "CHECKS", tmp_path / "nowhere")
+    suite = _suite(tmp_path)
+    suite.prepare()
+    assert suite.finish() == 1
+    assert "nothing was checked" in (tmp_path / "gpu.md").read_text()
+
+
 def test_checks_are_read_line_by_line(tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
     code = f"""
@@ -230,7 +249,7 @@ def test_checks_of_a_part_run_and_report(tmp_path: Path) -> None:
     """A sample of the checks, on C++ kernels; tests/interpreted runs another, interpreted."""
     report = tmp_path / "report.jsonl"
     command = [sys.executable, "-m", "pytest", "-q", "-c", "tests/gpu/pytest.ini", "tests/gpu",
-               "--part", "3/29", "--report", str(report)]  # fmt: skip
+               "--part", "3/61", "--report", str(report)]  # fmt: skip
     environment = os.environ | {"FLEXATTN_GPU_REHEARSAL": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
