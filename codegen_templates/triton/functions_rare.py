@@ -174,10 +174,10 @@ def m_power(x, n):
     rest = s_rest + p * y * s
     # Times 2 log2(e), itself in two parts.
     if x.dtype == tl.float32:
-        factor = tl.full(s.shape, 2.88539004, tl.float32)
+        factor = 0.0 * s + 2.88539004
         low = s * 3.8519249e-8
     else:
-        factor = tl.full(s.shape, 2.8853900817779268, tl.float64)
+        factor = 0.0 * s + 2.8853900817779268
         low = s * 4.0710547481862066e-17
     high = s * factor
     low += m_product_rest(s, factor, high) + rest * factor

@@ -91,7 +91,7 @@ class _Side:
         if not self.places:
             return _text(head, ["return sums"])
         lines = emitter.lines
-        sums = []
+        sums: list[str] = []
         for number, place in self.places:
             value = emitter.value(place.value)
             found = f"tl.where(grad != 0, {value}, 0.0)"

@@ -85,10 +85,10 @@ def _multiplied(node: Node, *, finite: bool) -> Node:
     largest = float(np.finfo(kind).max)
     if isinstance(node, Const):
         value = float(kind(node.value))
-        product = value * LOG2_E
+        scaled = value * LOG2_E
         if math.isfinite(value):
-            product = min(max(product, -largest), largest)
-        return Const(float(kind(product)), node.dtype)
+            scaled = min(max(scaled, -largest), largest)
+        return Const(float(kind(scaled)), node.dtype)
     product = Apply("mul", (node, Const(float(kind(LOG2_E)), node.dtype)), node.dtype)
     if not finite and not isinstance(node, Load):
         return product

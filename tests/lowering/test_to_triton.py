@@ -267,3 +267,40 @@ def test_every_way_of_captured_gradients_compiles(target: str, tmp_path) -> None
         "head", "query", "key", "distance", "pair", "scatter",
     ]  # fmt: skip
     compile_hooks(hooks, target, tmp_path)
+
+
+GLUON = """
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.jit
+def driver(captures, scores, out):
+    L: gl.constexpr = gl.BlockedLayout([1, 4], [4, 8], [4, 1], [1, 0])
+    q_idx = gl.arange(0, 32, layout=gl.SliceLayout(1, L))[:, None]
+    kv_idx = gl.arange(0, 32, layout=gl.SliceLayout(0, L))[None, :]
+    score = gl.load(scores + q_idx * 32 + kv_idx)
+    b, h = gl.program_id(0), gl.program_id(1)
+    u = hoist_uniform(captures, b, h)
+    qv = hoist_q(captures, u, b, h, q_idx)
+    kvv = hoist_kv(captures, u, b, h, kv_idx)
+    made = score_mod(captures, u, qv, kvv, score, score, b, h, q_idx, kv_idx)
+    made += score_mod_grad(captures, u, qv, kvv, score, made, score, b, h, q_idx, kv_idx)
+    keep = mask_mod(captures, u, qv, kvv, b, h, q_idx, kv_idx)
+    gl.store(out + q_idx * 32 + kv_idx, gl.where(keep, made, 0.0))
+"""
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_gluon_kernels_call_the_same_hooks(fast: bool, tmp_path) -> None:
+    bias = Load(0, (H, op("abs", op("sub", Q, KV, dtype=I64), dtype=I64)), F32)
+    score = op("add", op("tanh", S), op("pow", op("exp", S), op("fmod", bias, S)))
+    mask = op("lt", Load(1, (B,), F32), Input("n0", F32), dtype=BOOL)
+    mask = op("and", mask, op("ge", Q, KV, dtype=BOOL), dtype=BOOL)
+    program = Program(score, mask, (CaptureType("bf16", 2), CaptureType("f32", 1)), (F32,))
+    hooks = build_hooks(program, direction="backward", base2=True)
+    mods = lower_triton_hooks(hooks, fast_tanh=fast)
+    module = module_of(template.render_triton("mods", mods=mods) + GLUON, tmp_path)
+    types = {"captures": captures_type(hooks), "scores": "*fp32", "out": "*fp32"}
+    compiled = compile_for(module.driver, "sm_90", types, {}, gluon=True)
+    assert ("tanh.approx.f32" in compiled.asm["ptx"]) == fast

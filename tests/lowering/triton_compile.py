@@ -41,12 +41,20 @@ def module_of(text: str, folder: Path) -> ModuleType:
 
 
 def compile_for(
-    kernel: Any, target: str, signature: dict[str, Any], constants: dict[str, Any]
+    kernel: Any,
+    target: str,
+    signature: dict[str, Any],
+    constants: dict[str, Any],
+    *,
+    gluon: bool = False,
 ) -> Any:
     """The compiled kernel; raises what Triton raises."""
-    compiler = importlib.import_module("triton.compiler")
     backends = importlib.import_module("triton.backends.compiler")
-    source = compiler.ASTSource(
+    if gluon:
+        make_source = importlib.import_module("triton.experimental.gluon._runtime").GluonASTSource
+    else:
+        make_source = importlib.import_module("triton.compiler").ASTSource
+    source = make_source(
         kernel,
         signature=signature | dict.fromkeys(constants, "constexpr"),
         constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},

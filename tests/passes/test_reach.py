@@ -60,6 +60,8 @@ READS: dict[str, tuple[Node, str]] = {
     "both": (op("where", LATER, op("exp", S), op("mul", S, op("exp", S))), "score"),
     "square": (op("mul", S, S), "score"),
     "sine": (op("sin", S), "score"),
+    "root": (op("sqrt", op("exp", S)), "score"),
+    "ramp": (op("where", Apply("le", (S, const(0.0)), BOOL), const(0.0), S), "score"),
     "tiny factor": (op("mul", op("tanh", S), const(1e-5)), "score"),
 }  # fmt: skip
 
