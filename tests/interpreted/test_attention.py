@@ -1,4 +1,4 @@
-"""flex_attention on the Triton backend, interpreted: shapes, dtypes, layouts, every kind of mask."""
+"""flex_attention on the Triton backend, interpreted: shapes, dtypes, layouts, kinds of masks."""
 
 from __future__ import annotations
 
