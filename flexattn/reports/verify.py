@@ -15,6 +15,7 @@ from flexattn.op.call import BACKENDS
 from flexattn.op.create import create_block_mask
 from flexattn.op.outputs import AuxRequest
 from flexattn.op.programs import bind
+from flexattn.op.triton_device import is_interpreted
 from flexattn.reports.problem import Mod, Problem, make_problem
 from flexattn.trace import trace_mod
 
@@ -100,18 +101,20 @@ def verify(
     float64 over the whole score matrix, so keep the lengths small.
 
     Args:
-        backends: Names of backends; all by default.
+        backends: Names of backends; by default all that run where the captured tensors lie (or
+            on the CPU): ``triton`` on a GPU, or interpreted if ``TRITON_INTERPRET=1`` is set.
         seed: Seed of the random query, key, value and output gradient.
 
     Raises:
         FlexAttentionError: What the mods do wrong, as ``flex_attention`` would say it.
     """
     problem = make_problem(B, H, Q_LEN, KV_LEN, D, Dv, Hkv, dtype)
-    inputs, gradient = _random(problem, seed)
+    device = _device(score_mod, mask_mod, dtype)
+    inputs, gradient = _random(problem, seed, device)
     wanted = _dense(score_mod, mask_mod, inputs, gradient, torch.float64)
     plain = _dense(score_mod, mask_mod, inputs, gradient, dtype)
     checks = []
-    for backend in backends or BACKENDS:
+    for backend in backends or available_backends(inputs[0].device):
         found = _run(score_mod, mask_mod, inputs, gradient, problem, backend)
         for name, reference in wanted.items():
             error, relative = _difference(found[name], reference)
@@ -126,12 +129,26 @@ def _floor(inputs: torch.dtype, own: torch.dtype, *, gradient: bool) -> float:
     return max(FLOORS[dtype][gradient] for dtype in (inputs, own))
 
 
-def _random(problem: Problem, seed: int) -> tuple[list[Tensor], Tensor]:
+def available_backends(device: torch.device) -> list[str]:
+    """The backends that can compute on ``device`` in this process."""
+    if device.type == "cuda":
+        return [name for name in BACKENDS if name != "cpp"]
+    return [name for name in BACKENDS if name != "triton" or is_interpreted()]
+
+
+def _device(score_mod: Mod | None, mask_mod: Mod | None, dtype: torch.dtype) -> torch.device:
+    """Where the captured tensors lie; one without dimensions may lie anywhere."""
+    found = (t.device for t in _captures(score_mod, mask_mod, dtype) if t.ndim or t.is_cuda)
+    return next(found, torch.device("cpu"))
+
+
+def _random(problem: Problem, seed: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     p = problem
     sizes = ((p.B, p.Hq, p.M, p.D), (p.B, p.Hkv, p.N, p.D), (p.B, p.Hkv, p.N, p.Dv))
-    tensors = [torch.randn(size, generator=generator).to(p.dtype) for size in sizes]
-    return tensors, torch.randn((p.B, p.Hq, p.M, p.Dv), generator=generator).to(p.dtype)
+    sizes += ((p.B, p.Hq, p.M, p.Dv),)
+    tensors = [torch.randn(size, generator=generator).to(device, p.dtype) for size in sizes]
+    return tensors[:3], tensors[3]
 
 
 def _run(
@@ -147,7 +164,7 @@ def _run(
     mask = None
     if mask_mod is not None:
         batch = (problem.B, problem.Hq)
-        mask = create_block_mask(mask_mod, *batch, problem.M, problem.N, device="cpu")
+        mask = create_block_mask(mask_mod, *batch, problem.M, problem.N, device=q.device)
     aux = AuxRequest(lse=True)
     out, extra = flex_attention(
         q,
@@ -217,12 +234,10 @@ def _dense(
 
 
 def _indices(q: Tensor, k: Tensor) -> dict[str, Tensor]:
-    B, H, M, N = *q.shape[:3], k.shape[2]
+    names, sizes = ("b", "h", "q_idx", "kv_idx"), (*q.shape[:3], k.shape[2])
     return {
-        "b": torch.arange(B).view(B, 1, 1, 1),
-        "h": torch.arange(H).view(1, H, 1, 1),
-        "q_idx": torch.arange(M).view(1, 1, M, 1),
-        "kv_idx": torch.arange(N).view(1, 1, 1, N),
+        name: torch.arange(size, device=q.device).view([-1 if d == at else 1 for d in range(4)])
+        for at, (name, size) in enumerate(zip(names, sizes, strict=True))
     }
 
 
