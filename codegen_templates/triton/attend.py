@@ -1,7 +1,7 @@
 """Attention of one tile of queries to the keys of its block lists, softmax in base 2.
 
 Running values of the tile: `acc` (chunks of [BM, DV], weights times values), `total` ([BM], sum of
-weights), `peak` ([BM], largest score), `first` (() or [BM], least place that faults). Scores and
+weights), `peak` ([BM], largest score), `first` (() or [BM], first key that faults). Scores and
 `peak` are raw dot products if RAW, and else modified scores times log2(e).
 """
 
@@ -21,6 +21,7 @@ from codegen_templates.triton.softmax import peak_or_0
 from codegen_templates.triton.tiles import (
     LOG2_E,
     NO_FAULT,
+    NO_KEY,
     add_rows,
     begin_walk,
     dot_rows,
@@ -37,7 +38,7 @@ def begin_attention(DV: tl.constexpr, BM: tl.constexpr, F: tl.constexpr):
     """The running values of a tile that has met no keys."""
     peak = tl.full([BM], float("-inf"), F)
     if HAS_FAULT:
-        return zero_rows(DV, BM, F), tl.zeros([BM], F), peak, (tl.full([BM], NO_FAULT, tl.int64),)
+        return zero_rows(DV, BM, F), tl.zeros([BM], F), peak, (tl.full([BM], NO_KEY, tl.int32),)
     else:
         return zero_rows(DV, BM, F), tl.zeros([BM], F), peak, ()
 
@@ -45,7 +46,7 @@ def begin_attention(DV: tl.constexpr, BM: tl.constexpr, F: tl.constexpr):
 @triton.jit
 def attend(
     acc, total, peak, first, q, keys, values, scale,
-    kv0, last, whole, captures, u, qv, b, h, q_idx, real, places, N,
+    kv0, last, whole, captures, u, qv, b, h, q_idx, N,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, RAW: tl.constexpr,
     BOUNDED: tl.constexpr, MASKED: tl.constexpr,
@@ -53,8 +54,7 @@ def attend(
     """The running values after the keys [kv0, kv0 + BN).
 
     BOUNDED leaves out keys from `last` on; MASKED those that mask_mod drops, unless `whole`. `h`
-    may be a head per row, [BM, 1]. `real` and `places`, both [BM, 1], say where a fault counts
-    and the place of (b, h, q, 0).
+    may be a head per row, [BM, 1].
     """
     F: tl.constexpr = total.dtype
     k = load_rows(keys, kv0, D, BN, DESCRIPTORS, BOUNDED)
@@ -66,11 +66,10 @@ def attend(
     if MASKED:
         keep = keep & (mask_mod(captures, u, qv, kvv, b, h, q_idx, kv_idx) | whole)
     if HAS_FAULT:
-        bad = fault(captures, u, qv, kvv, scale * s, b, h, q_idx, kv_idx) & real
+        bad = fault(captures, u, qv, kvv, scale * s, b, h, q_idx, kv_idx)
         if BOUNDED:
             bad = bad & keep
-        at = tl.min(tl.where(bad, places + kv, NO_FAULT), 1)
-        first = (tl.minimum(first[0], at),)
+        first = (tl.minimum(first[0], tl.min(tl.where(bad, kv, NO_KEY), 1)),)
     if HAS_SCORE_MOD:
         modified = score_mod(
             captures, u, qv, kvv, scale * s, (scale * LOG2_E) * s, b, h, q_idx, kv_idx)
@@ -97,7 +96,7 @@ def attend(
 @triton.jit
 def attend_to_keys(
     q, keys, values, scale, tables, h_list, r, split, splits,
-    captures, u, qv, b, h, q_idx, real, places, N,
+    captures, u, qv, b, h, q_idx, N,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, F: tl.constexpr,
     TABLES: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     RAW: tl.constexpr,
@@ -146,7 +145,7 @@ def attend_to_keys(
                 walk = next_tile(full, full_count, each, walk, 0)
             acc, total, peak, first = attend(
                 acc, total, peak, first, q, keys, values, scale,
-                kv0, last, True, captures, u, qv, b, h, q_idx, real, places, N,
+                kv0, last, True, captures, u, qv, b, h, q_idx, N,
                 D, DV, BM, BN, DESCRIPTORS, PRECISION, RAW, TABLES == 4 and not EVEN, False)
     begin = tl.maximum(begin, whole_tiles)
     if TABLES != 0:
@@ -165,7 +164,7 @@ def attend_to_keys(
             walk = next_tile(others, count, each, walk, edge)
         acc, total, peak, first = attend(
             acc, total, peak, first, q, keys, values, scale,
-            kv0, last, whole, captures, u, qv, b, h, q_idx, real, places, N,
+            kv0, last, whole, captures, u, qv, b, h, q_idx, N,
             D, DV, BM, BN, DESCRIPTORS, PRECISION, RAW, True, HAS_MASK_MOD)
     if RAW:
         peak = peak * (scale * LOG2_E)
@@ -173,9 +172,14 @@ def attend_to_keys(
 
 
 @triton.jit
-def report_fault(first, fault_at):
-    """Lower fault_at[0] to the first place of this program, if there is one."""
+def report_fault(first, places, real, fault_at):
+    """Lower fault_at[0] to the first place of this program, if there is one.
+
+    `places` and `real`, both [BM, 1]: the place of (b, h, q, 0), and whether it is a row at all.
+    """
     if HAS_FAULT:
-        place = tl.min(first[0], 0)
+        kv = first[0][:, None]
+        at = tl.where(real & (kv != NO_KEY), places + kv, NO_FAULT)
+        place = tl.min(tl.min(at, 1), 0)
         if place < NO_FAULT:
             tl.atomic_min(fault_at, place, sem="relaxed")

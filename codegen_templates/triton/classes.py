@@ -14,7 +14,7 @@ from codegen_templates.triton.mods import (
     hoist_uniform,
     mask_mod,
 )
-from codegen_templates.triton.tiles import NO_FAULT
+from codegen_templates.triton.tiles import NO_FAULT, NO_KEY
 
 
 @triton.jit
@@ -40,11 +40,12 @@ def classes(
     u = hoist_uniform(captures, b, h)
     kept = tl.zeros([BM], tl.int32)
     dropped = tl.zeros([BM], tl.int32)
-    first = tl.full([BM], NO_FAULT, tl.int64)
+    places = tl.full([BM], NO_FAULT, tl.int64)
     for q0 in range(r * q_block, q_end, BM):
         row = q0 + tl.arange(0, BM)[:, None]
         q_idx = tl.minimum(row, M - 1)
         qv = hoist_q(captures, u, b, h, q_idx)
+        first = tl.full([BM], NO_KEY, tl.int32)
         for kv0 in range(c * kv_block, kv_end, BN):
             kv = kv0 + tl.arange(0, BN)[None, :]
             kv_idx = tl.minimum(kv, N - 1)
@@ -56,12 +57,14 @@ def classes(
             if HAS_FAULT:
                 score = tl.zeros([BM, BN], tl.float32)
                 bad = fault(captures, u, qv, kvv, score, b, h, q_idx, kv_idx) & keep
-                places = (bh.to(tl.int64) * M + row) * N + kv
-                first = tl.minimum(first, tl.min(tl.where(bad, places, NO_FAULT), 1))
+                first = tl.minimum(first, tl.min(tl.where(bad, kv, NO_KEY), 1))
+        if HAS_FAULT:
+            at = (bh.to(tl.int64) * M + q0 + tl.arange(0, BM)) * N + first
+            places = tl.minimum(places, tl.where(first == NO_KEY, NO_FAULT, at))
     any_kept = tl.max(kept, 0)
     found = tl.where(any_kept == 0, 0, tl.where(tl.max(dropped, 0) == 0, 2, 1))
     tl.store(classes + pid, found.to(tl.uint8), mask=pid < count)
     if HAS_FAULT:
-        place = tl.min(first, 0)
+        place = tl.min(places, 0)
         if place < NO_FAULT:
             tl.atomic_min(fault_at, place, sem="relaxed")

@@ -93,11 +93,11 @@ def decode(
     at = (b64 * Hq + h) * M + q_idx  # [BM, 1]
     acc, total, peak, first = attend_to_keys(
         q_tile, keys, values, scale, tables, first_head, 0, split, splits,
-        captures, u, qv, b, h, q_idx, real, at * N, N,
+        captures, u, qv, b, h, q_idx, N,
         D, DV, BM, BN, F, TABLES, EVEN, DESCRIPTORS, PRECISION, RAW)
 
+    report_fault(first, at * N, real, fault_at)
     at = split.to(tl.int64) * B * Hq * M + at
     scatter_rows(part_out + at * DV, real, acc, DV)
     tl.store(part_max + at, peak[:, None], mask=real)
     tl.store(part_sum + at, total[:, None], mask=real)
-    report_fault(first, fault_at)

@@ -54,10 +54,9 @@ def forward(
     q_idx = tl.minimum(row, M - 1)
     u = hoist_uniform(captures, b, h)
     qv = hoist_q(captures, u, b, h, q_idx)
-    places = (bh.to(tl.int64) * M + row) * N
     acc, total, peak, first = attend_to_keys(
         load_rows(queries, q0, D, BM, DESCRIPTORS, True), keys, values, scale,
-        tables, h, r, 0, 1, captures, u, qv, b, h, q_idx, row < q_end, places, N,
+        tables, h, r, 0, 1, captures, u, qv, b, h, q_idx, N,
         D, DV, BM, BN, F, TABLES, EVEN, DESCRIPTORS, PRECISION, RAW)
 
     out_rows = out + b64 * o_b + h64 * o_h
@@ -66,4 +65,4 @@ def forward(
     at = bh.to(tl.int64) * M + rows
     tl.store(lse + at, lse_of_rows(total, peak), mask=rows < q_end)
     tl.store(max + at, peak * LN_2, mask=rows < q_end)
-    report_fault(first, fault_at)
+    report_fault(first, (bh.to(tl.int64) * M + row) * N, row < q_end, fault_at)

@@ -12,6 +12,7 @@ INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 NO_FAULT: tl.constexpr = tl.constexpr((1 << 63) - 1)
+NO_KEY: tl.constexpr = tl.constexpr((1 << 31) - 1)
 
 
 @triton.constexpr_function
