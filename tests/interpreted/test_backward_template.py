@@ -111,6 +111,20 @@ def test_rows_that_do_not_exist_may_score_anything():
     Backward(p, Cut(), mods).check()
 
 
+def test_rows_that_a_score_mod_empties():
+    mods = backward_mods(
+        score_mod="tl.where(q_idx % 7 == 3, float('-inf'), score_log2)",
+        score_mod_grad="tl.where(q_idx % 7 == 3, 0.0, grad)",
+    )
+
+    def emptied(s, b, h, q_idx, kv_idx):
+        return torch.where(q_idx % 7 == 3, -torch.inf, s)
+
+    backward = Backward(problem(PLAIN, mod=emptied, with_lse=True), Cut(), mods)
+    backward.check()
+    assert bool((backward.dq()[:, :, 3] == 0).all())
+
+
 def test_dq_can_be_left_out():
     p = problem(PLAIN)
     assert bool(Backward(p, Cut()).dq(want=False).isnan().all())
