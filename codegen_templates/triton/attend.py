@@ -66,16 +66,16 @@ def attend(
     if MASKED:
         keep = keep & (mask_mod(captures, u, qv, kvv, b, h, q_idx, kv_idx) | whole)
     if HAS_FAULT:
-        bad = fault(captures, u, qv, kvv, scale * s, b, h, q_idx, kv_idx)
+        bad = fault(captures, u, qv, kvv, s * scale, b, h, q_idx, kv_idx)
         if BOUNDED:
             bad = bad & keep
         first = (tl.minimum(first[0], tl.min(tl.where(bad, kv, NO_KEY), 1)),)
     if HAS_SCORE_MOD:
         modified = score_mod(
-            captures, u, qv, kvv, scale * s, (scale * LOG2_E) * s, b, h, q_idx, kv_idx)
+            captures, u, qv, kvv, s * scale, s * (scale * LOG2_E), b, h, q_idx, kv_idx)
         s = tl.broadcast_to(modified.to(F), [BM, BN])
     elif not RAW:
-        s = (scale * LOG2_E) * s
+        s = s * (scale * LOG2_E)
     if BOUNDED:
         s = tl.where(keep, s, float("-inf"))
     top = tl.maximum(peak, tl.max(s, 1))

@@ -85,11 +85,11 @@ def tile_weights(
     BOUNDED leaves out pairs that are not in `keep`; MASKED those that mask_mod drops, unless
     `whole`.
     """
-    score = scale * dots
+    score = dots * scale
     kept = score
     if HAS_SCORE_MOD:
         modified = score_mod(
-            captures, u, qv, kvv, score, (scale * LOG2_E) * dots, b, h, q_idx, kv_idx)
+            captures, u, qv, kvv, score, dots * (scale * LOG2_E), b, h, q_idx, kv_idx)
         p = tl.exp2(modified.to(dots.dtype) - lse2)
         p = tl.where(lse2 == float("inf"), 0.0, p)  # the score of no row may be anything
         if LOCAL:
@@ -98,7 +98,7 @@ def tile_weights(
                 captures, u, qv, kvv, score, score, one, b, h, q_idx, kv_idx)
             kept = slope.to(narrow)
     else:
-        p = tl.exp2((scale * LOG2_E) * dots - lse2)
+        p = tl.exp2(dots * (scale * LOG2_E) - lse2)
     if MASKED:
         allowed = mask_mod(captures, u, qv, kvv, b, h, q_idx, kv_idx) | whole
         if BOUNDED:
