@@ -58,6 +58,11 @@ READS: dict[str, tuple[Node, str]] = {
     ),
     "exponential": (op("exp", op("mul", S, SHIFT)), "output"),
     "both": (op("where", LATER, op("exp", S), op("mul", S, op("exp", S))), "score"),
+    "one inside the other": (
+        op("where", LATER, op("exp", S), op("mul", op("exp", S), op("exp", S))), "score",
+    ),
+    "less an exponential": (op("sub", op("to_float", Q), op("exp", S)), "output"),
+    "more than an exponential": (op("sub", op("exp", S), op("to_float", Q)), "output"),
     "square": (op("mul", S, S), "score"),
     "sine": (op("sin", S), "score"),
     "root": (op("sqrt", op("exp", S)), "score"),
