@@ -125,6 +125,13 @@ def test_inputs_numbers_and_sizes_arrive(wide):
         torch.testing.assert_close(value, expect(root, captures, score, **numbers), rtol=0, atol=0)
 
 
+def test_numbers_keep_double_precision():
+    score = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    root = Apply("sin", (Input("n0", F64),), F64)
+    (value,) = run([root], [], score, compute=F64, floats=(0.1,))
+    torch.testing.assert_close(value, torch.full_like(score, 0.1).sin(), rtol=1e-15, atol=0)
+
+
 @pytest.mark.parametrize("compute", [F32, F64])
 def test_constants_keep_every_bit(compute):
     floats = [0.1, -0.0, 1e-45, 3.4e38, 1 / 3, float("inf"), -float("inf"), float("nan")]
