@@ -170,7 +170,8 @@ class ArgumentError(FlexAttentionError, ValueError):
 class KernelOptionError(FlexAttentionError, ValueError):
     """``kernel_options`` holds an unknown key or a bad value.
 
-    The keys are PyTorch's (docs/kernel_options.md); here they are checked, and have no effect.
+    The keys are PyTorch's and ``fast_tanh`` (docs/kernel_options.md). On the CPU they are checked,
+    and have no effect; on a GPU a tile that does not fit it is an error too.
 
     >>> import torch
     >>> from flexattn import flex_attention

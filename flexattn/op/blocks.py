@@ -19,7 +19,6 @@ from flexattn.ir.program import Program
 from flexattn.ir.sites import find_sites
 from flexattn.masks.classify import Evaluate, classify, lower_edges
 from flexattn.masks.tables import cdiv, from_classes
-from flexattn.op import triton_classes
 from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of, kernel_for
 from flexattn.op.programs import Bound, variant_of_text
@@ -91,7 +90,7 @@ def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str |
             )
         return CLASSIFIERS[backend]
     if device.type == "cuda":
-        return triton_classes.classes
+        return _triton
     if device.type != "cpu":
         return _eager
     program = bound.variant.program
@@ -166,10 +165,17 @@ def _cpp(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.devic
     return lower_edges(classes, (q_len, kv_len), block)
 
 
+def _triton(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:
+    classes: Tensor = import_module("flexattn.op.triton_classes").classes(
+        bound, shape, block, device
+    )
+    return classes
+
+
 CLASSIFIERS: dict[str, Classes] = {
     "cpp": _cpp,
     "eager": _eager,
-    "triton": triton_classes.classes,
+    "triton": _triton,
 }
 
 

@@ -22,6 +22,7 @@ from flexattn.errors import BlockMaskError
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import Bound, bind
+from flexattn.op.triton_tables import is_capturing
 from flexattn.runtime import counters
 from flexattn.trace import trace_mod
 
@@ -41,13 +42,16 @@ _kept: OrderedDict[Hashable, _Kept] = OrderedDict()
 _converted: WeakKeyDictionary[Any, tuple[Any, BlockMask]] = WeakKeyDictionary()
 
 
-def mask_for(mask_mod: Callable[..., Any], query: Tensor, key: Tensor) -> BlockMask:
+def mask_for(mask_mod: Callable[..., Any], query: Tensor, key: Tensor) -> BlockMask | None:
     """A block mask whose blocks are right for ``mask_mod``: one kept from before, or a new one.
 
-    Its own ``mask_mod`` may be an earlier function.
+    Its own ``mask_mod`` may be an earlier function. None where captured values cannot be looked
+    at, while a CUDA graph is captured: then the mod decides pair by pair.
     """
     traced = trace_mod(mask_mod, "mask", device=query.device)
     bound = bind(None, traced, "f32")
+    if bound.captures and is_capturing(query):
+        return None
     inputs = bound.variant.inputs
     batch = query.shape[0] if "b" in inputs else None
     heads = query.shape[1] if "h" in inputs else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flexattn.kernel.triton_source import Choices
-from flexattn.kernel.triton_tiles import choose_tile
+from flexattn.kernel.triton_tiles import Tile, choose_tile
 from flexattn.masks.tables import cdiv
 from flexattn.op.outputs import strides_like
 from flexattn.op.request import (
@@ -28,6 +28,7 @@ from flexattn.op.triton_faults import (
     NONE,
     cell_for,
     check_earlier,
+    new_cell,
     position_in,
     report_of,
 )
@@ -45,8 +46,14 @@ from flexattn.op.triton_plan import (
     row_strides,
     source_of,
 )
-from flexattn.op.triton_tables import arguments, column_tables, key_order, row_order, row_tables
+from flexattn.op.triton_tables import (
+    column_arguments,
+    is_capturing,
+    no_arguments,
+    row_arguments,
+)
 from flexattn.runtime.launch import check_memory
+from flexattn.runtime.triton_autotune import time_on_gpu
 
 PLAN_LIMIT = 1024  # prepared launches kept per program
 
@@ -56,10 +63,10 @@ class _Forward:
 
     __slots__ = ("after", "faults", "frame", "grid", "kernel", "out_shape", "out_strides", "tiles")
 
-    def __init__(self, call: Call, frame: Frame) -> None:
+    def __init__(self, call: Call, frame: Frame, tile: Tile) -> None:
         self.frame = frame
         batch, heads, rows, keys = frame.lengths
-        choices = frame.choices("forward")
+        choices = frame.choices("forward", tile)
         self.out_shape = (batch, heads, rows, frame.DV)
         self.out_strides = strides_like(self.out_shape, call.query.stride())
         self.kernel = kernel_of(call.bound.variant, "forward", frame, choices)
@@ -98,7 +105,27 @@ class _Forward:
 
 def _plan(call: Call, captures: Sequence[Tensor]) -> _Forward | Decode:
     frame = frame_of(call, captures)
-    return Decode(call, frame) if is_decoding(call, frame) else _Forward(call, frame)
+    if is_decoding(call, frame):
+        return Decode(call, frame)
+
+    def measure(tile: Tile) -> float:
+        plan = _Forward(call, frame, tile)
+        outputs = _outputs(plan, call.query)
+        arguments = capture_arguments(call.bound, captures)
+        cell = new_cell(call.query.device)
+        return time_on_gpu(lambda: plan.launch(call, arguments, outputs, cell), call.query.device)
+
+    may_wait = not is_capturing(call.query)
+    return _Forward(call, frame, frame.tile("forward", measure if may_wait else None))
+
+
+def _outputs(plan: _Forward | Decode, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for out, lse and max_scores."""
+    out = torch.empty_strided(
+        plan.out_shape, plan.out_strides, dtype=query.dtype, device=query.device
+    )
+    lse = torch.empty(plan.out_shape[:3], dtype=plan.frame.stats, device=query.device)
+    return out, lse, torch.empty_like(lse)
 
 
 def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position | None]:
@@ -120,20 +147,17 @@ def forward(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None, Position 
         if len(plans) >= PLAN_LIMIT:
             plans.clear()
         plan = plans[key] = _plan(call, captures)
-    out = torch.empty_strided(plan.out_shape, plan.out_strides, dtype=q.dtype, device=q.device)
-    lse = torch.empty(plan.out_shape[:3], dtype=plan.frame.stats, device=q.device)
-    top = torch.empty_like(lse)
-    cell, name = cell_for(q) if plan.faults else (lse, None)
-    plan.launch(call, capture_arguments(bound, captures), (out, lse, top), cell)
-    return out, lse, top, _fault(call, cell, name) if plan.faults else None
+    outputs = _outputs(plan, q)
+    cell, name = cell_for(q) if plan.faults else (outputs[1], None)
+    plan.launch(call, capture_arguments(bound, captures), outputs, cell)
+    return *outputs, _fault(call, cell, name) if plan.faults else None
 
 
 def _rows(call: Call, frame: Frame, tiles: tuple[int, int], nothing: Tensor) -> tuple[Any, Tensor]:
     """The arguments ``tables`` and ``order`` of kernels that go by rows."""
     if not call.tables:
-        return arguments((), frame.block, nothing), nothing
-    tables = row_tables(call.tables, frame.lengths[3], frame.block[1])
-    return arguments(tables, frame.block, nothing), row_order(call.tables, *tiles)
+        return no_arguments(nothing, frame.block)
+    return row_arguments(call.tables, frame.lengths[3], frame.block, tiles)
 
 
 def _columns(
@@ -141,9 +165,8 @@ def _columns(
 ) -> tuple[Any, Tensor]:
     """The arguments ``tables`` and ``order`` of the kernel that goes by columns."""
     if not call.tables:
-        return arguments((), frame.block, nothing), nothing
-    tables = column_tables(call.tables, frame.cols)
-    return arguments(tables, frame.block, nothing), key_order(call.tables, frame.cols, *tiles)
+        return no_arguments(nothing, frame.block)
+    return column_arguments(call.tables, frame.cols, frame.block, tiles)
 
 
 def _fault(call: Call, cell: Tensor, name: Any) -> Position | None:

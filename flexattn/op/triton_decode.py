@@ -19,10 +19,9 @@ from flexattn.masks.tables import cdiv
 from flexattn.op.options import option
 from flexattn.op.outputs import strides_like
 from flexattn.op.request import Call
-from flexattn.op.triton_plan import Frame, kernel_of, plain_kernel, row_strides
-from flexattn.op.triton_tables import arguments, row_tables
+from flexattn.op.triton_plan import PACKED, Frame, kernel_of, may_pack, plain_kernel, row_strides
+from flexattn.op.triton_tables import no_arguments, row_arguments
 
-MOST_ROWS = 64  # more of them fill the tensor cores, and then the forward kernel is as fast
 LEAST_KEYS = 512  # fewer are not worth a second launch
 KEYS_PER_PART = 256
 MOST_PARTS = 128
@@ -47,9 +46,9 @@ def is_decoding(call: Call, frame: Frame) -> bool:
         return True
     if asked == "TRITON" or option(frame.options, "fwd", "FORCE_USE_FLEX_ATTENTION"):
         return False
-    rows = frame.lengths[2] * (frame.group if _may_pack(call) else 1)
-    least = LEAST_KEYS if call.query.is_cuda else MOST_ROWS
-    return fits and rows <= MOST_ROWS and frame.lengths[3] >= max(least, 4 * frame.lengths[2])
+    rows = frame.lengths[2] * (frame.group if may_pack(call) else 1)
+    least = LEAST_KEYS if call.query.is_cuda else PACKED
+    return fits and rows <= PACKED and frame.lengths[3] >= max(least, 4 * frame.lengths[2])
 
 
 class Decode:
@@ -65,7 +64,7 @@ class Decode:
         batch, heads, rows, keys = frame.lengths
         self.out_shape = (batch, heads, rows, frame.DV)
         self.out_strides = strides_like(self.out_shape, call.query.stride())
-        pack = frame.group > 1 and _may_pack(call)
+        pack = frame.group > 1 and may_pack(call)
         count = rows * frame.group if pack else rows
         choices = _choices(frame, count, pack)
         tile = choices.tile
@@ -103,13 +102,16 @@ class Decode:
         )
         part_max = torch.empty(self.part_shape, dtype=frame.stats, device=call.query.device)
         part_sum = torch.empty_like(part_max)
-        tables = call.tables and row_tables(call.tables, frame.lengths[3], frame.block[1])
+        if call.tables:
+            tables, _ = row_arguments(call.tables, frame.lengths[3], frame.block, (1, 1))
+        else:
+            tables, _ = no_arguments(lse, frame.block)
         self.kernel.launch(
             self.grid,
             (
                 *(call.query, call.key, call.value, part_out, part_max, part_sum),
                 *self.after,
-                *(arguments(tables, frame.block, lse), captures, cell),
+                *(tables, captures, cell),
             ),
             frame.machine.index,
         )
@@ -120,15 +122,10 @@ class Decode:
         )
 
 
-def _may_pack(call: Call) -> bool:
-    """Whether the heads of a group visit the same blocks."""
-    return all(table.shape[1] == 1 or table.stride(1) == 0 for table in call.tables)
-
-
 def _choices(frame: Frame, rows: int, pack: bool) -> Choices:
     """Choices whose tile holds all ``rows``, if that can be: then keys are read once."""
     choices = frame.choices("decode")
-    bm = max(16, min(MOST_ROWS, 1 << (rows - 1).bit_length()))
+    bm = max(16, min(PACKED, 1 << (rows - 1).bit_length()))
     tile = replace(choices.tile, bm=bm)
     if not is_legal("decode", tile, frame.machine.target, frame.dtype, frame.D, frame.DV):
         tile = choices.tile

@@ -24,11 +24,13 @@ class Machine:
         target: What they are compiled for.
         processors: Programs that run at once, one per multiprocessor.
         index: Number of the device, None for the CPU.
+        name: What torch calls it; empty for the CPU.
     """
 
     target: Target
     processors: int
     index: int | None
+    name: str = ""
 
 
 # Few enough that small tests need several splits of their keys.
@@ -74,7 +76,8 @@ def _forget() -> None:
 def _machine(index: int) -> Machine:
     properties: Any = torch.cuda.get_device_properties(index)
     if torch.version.hip:
-        return Machine(hip_target(properties.gcnArchName), properties.multi_processor_count, index)
+        target = hip_target(properties.gcnArchName)
+        return Machine(target, properties.multi_processor_count, index, properties.name)
     capability = (properties.major, properties.minor)
     if capability < OLDEST:
         raise DeviceTooOldError(
@@ -82,4 +85,5 @@ def _machine(index: int) -> Machine:
             why="the kernels need the tensor cores of 8.0 (A100, RTX 30) or newer.",
             fix='use a newer GPU, move the tensors to the CPU, or pass backend="eager".',
         )
-    return Machine(cuda_target(capability), properties.multi_processor_count, index)
+    target = cuda_target(capability)
+    return Machine(target, properties.multi_processor_count, index, properties.name)

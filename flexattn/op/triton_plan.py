@@ -6,7 +6,7 @@ B, Hq, M and N are arguments of every kernel: none of them decides which kernel 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
 from flexattn.kernel.triton_spec import TRITON_SPECS
-from flexattn.kernel.triton_tiles import SIZES, Tile, choose_tile, cost_of, is_legal
+from flexattn.kernel.triton_tiles import SIZES, Tile, cost_of, is_legal
 from flexattn.masks.tables import cdiv
 from flexattn.op.kernels import Facts, dtype_name, facts_of
 from flexattn.op.options import option
@@ -29,12 +29,14 @@ from flexattn.op.request import COMPUTE, Call, KernelOptions
 from flexattn.op.triton_device import Machine, machine_of
 from flexattn.op.triton_tables import block_of, moved_to
 from flexattn.runtime import counters
+from flexattn.runtime.triton_autotune import tuned_tile
 from flexattn.runtime.triton_launch import TritonKernel, load_triton
 
 Strides: TypeAlias = tuple[int, ...]
 
 CACHE_BYTES = 32 << 20  # keys and values of the heads that run at once stay in the L2 cache
 ALIGNMENT = 16  # bytes that the widest load and a descriptor want
+PACKED = 64  # queries, and heads of a group times queries, that decoding takes at most
 
 # (BLOCK_M, BLOCK_N) of PyTorch's options, and their prefix, per kernel.
 _TILE_OPTIONS = {
@@ -91,11 +93,16 @@ class Frame:
         """Columns of blocks."""
         return cdiv(self.lengths[3], self.block[1])
 
-    def tile(self, kernel: str) -> Tile:
+    def tile(self, kernel: str, measure: Callable[[Tile], float] | None = None) -> Tile:
         """The tile of ``kernel``: one that fits the machine, with what the user set of it."""
-        block = self.block if self.tables else None
         target = self.machine.target
-        tile = choose_tile(kernel, target, self.dtype, self.D, self.DV, block=block, cost=self.cost)
+        tile = tuned_tile(
+            *(kernel, target, self.dtype, self.D, self.DV),
+            block=self.block if self.tables else None,
+            cost=self.cost,
+            device=self.machine.name,
+            measure=None if self.options else measure,
+        )
         if not self.options:
             return tile
         own = _with_options(tile, kernel, self.options)
@@ -108,9 +115,9 @@ class Frame:
             )
         return own
 
-    def choices(self, kernel: str) -> Choices:
-        """The choices of ``kernel``."""
-        tile = self.tile(kernel)
+    def choices(self, kernel: str, tile: Tile | None = None) -> Choices:
+        """The choices of ``kernel``, with its own tile or another."""
+        tile = tile or self.tile(kernel)
         walked = self.block[0] % tile.bm if kernel == "dkdv" else self.block[1] % tile.bn
         return replace(self.base, tile=tile, even=walked == 0)
 
@@ -305,10 +312,18 @@ def plan_key(call: Call, captures: Sequence[Tensor], *tensors: Tensor) -> tuple[
     for tensor in tensors:
         key += (tensor.shape, tensor.stride())
         at |= tensor.data_ptr()
-    key += (at % ALIGNMENT, tensors[0].dtype, tensors[0].device)
-    for tensor in (*call.tables, *captures):
+    first = tensors[0]
+    key += (at % ALIGNMENT, first.dtype, first.device, len(call.tables))
+    if call.tables and first.shape[2] <= PACKED:
+        key.append(may_pack(call))
+    for tensor in captures:
         key += (tensor.shape, tensor.stride())
     return tuple(key)
+
+
+def may_pack(call: Call) -> bool:
+    """Whether the heads of a group visit the same blocks."""
+    return all(table.shape[1] == 1 or table.stride(1) == 0 for table in call.tables)
 
 
 def row_strides(tensor: Tensor) -> Strides:

@@ -20,6 +20,7 @@ from flexattn.masks.tables import cdiv, distinct_heads, transpose
 from flexattn.runtime import counters
 
 Tables: TypeAlias = Sequence[Tensor]
+Strides: TypeAlias = tuple[int, ...]
 
 WHOLE = 128  # a block that holds the whole sequence counts as this, or a multiple
 
@@ -122,20 +123,64 @@ def with_edge_last(counts: Tensor, indices: Tensor, edge: int) -> Tensor:
     return moved.scatter(-1, last, new_last.to(indices.dtype))
 
 
-def arguments(tables: Tables, block: tuple[int, int], nothing: Tensor) -> tuple[Any, ...]:
-    """The kernels' argument ``tables`` (`kernel/triton_spec.py`).
+def row_arguments(
+    tables: Tables, keys: int, block: tuple[int, int], tiles: tuple[int, int]
+) -> tuple[tuple[Any, ...], Tensor]:
+    """The arguments ``tables`` and ``order`` of kernels that go by rows.
 
     Args:
-        nothing: What stands for a list that there is not.
+        tiles: Tiles of queries in a block, and in all.
     """
-    found: list[Any] = []
-    for at, table in enumerate(tables):
-        shape, strides = table.shape, table.stride()
-        b, h = 0 if shape[0] == 1 else strides[0], 0 if shape[1] == 1 else strides[1]
-        found += (table, b, h) if at % 2 == 0 else (table, b, h, strides[2])
-    for _ in range(len(tables), 4, 2):
-        found += (nothing, 0, 0, nothing, 0, 0, 0)
-    return (*found, *block)
+
+    def make() -> tuple[list[Tensor | None], list[Strides], Tensor]:
+        found = row_tables(tables, keys, block[1])
+        own = [None if new is given else new for given, new in zip(tables, found)]
+        return own, list(map(_strides, found)), row_order(tables, *tiles)
+
+    own, strides, order = _remember(tables, ("row arguments", keys, block, tiles), make)
+    found = [given if new is None else new for given, new in zip(tables, own)]
+    return _arguments(found, strides, block), order
+
+
+def column_arguments(
+    tables: Tables, cols: int, block: tuple[int, int], tiles: tuple[int, int]
+) -> tuple[tuple[Any, ...], Tensor]:
+    """The arguments ``tables`` and ``order`` of the kernel that goes by columns."""
+
+    def make() -> tuple[tuple[Any, ...], Tensor]:
+        found = column_tables(tables, cols)
+        order = key_order(tables, cols, *tiles)
+        return _arguments(found, list(map(_strides, found)), block), order
+
+    made: tuple[tuple[Any, ...], Tensor] = _remember(
+        tables, ("column arguments", cols, block, tiles), make
+    )
+    return made
+
+
+def no_arguments(nothing: Tensor, block: tuple[int, int]) -> tuple[tuple[Any, ...], Tensor]:
+    """Both arguments of kernels that read no lists; ``nothing`` stands for each."""
+    return (*(nothing, 0, 0, nothing, 0, 0, 0) * 2, *block), nothing
+
+
+def _arguments(
+    tables: Tables, strides: Sequence[Strides], block: tuple[int, int]
+) -> tuple[Any, ...]:
+    if len(tables) == 4:
+        (a, b, c, d), (x, y, z, w) = tables, strides
+        return (a, *x, b, *y, c, *z, d, *w, *block)
+    (a, b), (x, y) = tables, strides
+    return (a, *x, b, *y, a, 0, 0, a, 0, 0, 0, *block)
+
+
+def _strides(table: Tensor) -> Strides:
+    """Strides of a table but the innermost; 0 along B and H that all share."""
+    shape, strides = table.shape, table.stride()
+    return (
+        0 if shape[0] == 1 else strides[0],
+        0 if shape[1] == 1 else strides[1],
+        *strides[2:-1],
+    )
 
 
 def _dense(table: Tensor) -> bool:
@@ -143,8 +188,6 @@ def _dense(table: Tensor) -> bool:
 
 
 def _remember(tables: Tables, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    if any(table.is_inference() for table in tables):
-        return make()  # nothing tells when these are written to
     key = id(tables[0])
     entry = _kept.get(key)
     if entry is not None and _is_of(entry, tables):
@@ -156,6 +199,8 @@ def _remember(tables: Tables, name: tuple[Any, ...], make: Callable[[], Any]) ->
     found = make()
     if is_capturing(tables[0]):
         return found  # its values exist when the graph is replayed, not for the next call
+    if any(table.is_inference() for table in tables):
+        return found  # nothing tells when these are written to
     if entry is None:
         refs = (
             weakref.ref(tables[0], lambda _: _drop(key)),
@@ -185,7 +230,9 @@ def _drop(key: int) -> None:
 
 
 def _is_of(entry: _Kept, tables: Tables) -> bool:
-    return len(entry.of) == len(tables) and all(
-        ref() is table and version == table._version
-        for ref, table, version in zip(entry.of, tables, entry.versions)
-    )
+    if len(entry.of) != len(tables):
+        return False
+    for ref, version, table in zip(entry.of, entry.versions, tables):
+        if ref() is not table or table._version != version:
+            return False
+    return True

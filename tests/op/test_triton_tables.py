@@ -11,12 +11,14 @@ from flexattn import create_block_mask
 from flexattn.op import triton_tables
 from flexattn.op.mask_reuse import tables_of
 from flexattn.op.triton_tables import (
-    arguments,
     block_of,
+    column_arguments,
     column_tables,
     heaviest_first,
     key_order,
     moved_to,
+    no_arguments,
+    row_arguments,
     row_order,
     row_tables,
     with_edge_last,
@@ -82,9 +84,14 @@ def test_lists_as_kernels_want_them() -> None:
 
 def test_shared_heads_have_no_stride() -> None:
     made = tables()
-    found = arguments(made[:2], (16, 16), made[0])
-    assert len(found) == 16
-    assert found[1:3] == (0, 0) and found[4:6] == (0, 0) and found[6] == made[1].stride(2)
+    for number in (2, 4):
+        found, order = row_arguments(made[:number], 48, (16, 16), (1, 5))
+        assert len(found) == 16 and found[14:] == (16, 16) and len(order) == 5
+        assert found[0] is made[0] and found[3] is made[1]
+        assert found[1:3] == (0, 0) and found[4:7] == (0, 0, made[1].stride(2))
+    assert len(column_arguments(made, 4, (16, 16), (1, 4))[0]) == 16
+    nothing = torch.empty(0)
+    assert len(no_arguments(nothing, (1, 1))[0]) == 16
 
 
 def test_blocks_beyond_the_sequence() -> None:
