@@ -155,10 +155,12 @@ def shared_bytes(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV
     own_columns, columns, results = _columns(kernel, D, DV)
     own, loop = owned * own_columns * size, walked * columns * size
     scores = tile.bm * tile.bn * size * (2 if kernel == "dkdv" else 1)
+    if kernel == "dq":  # sums of captured gradients along diagonals skew a tile of scores
+        scores = max(scores, tile.bm * tile.bn * max(4, size) * 9 // 8)
     if target.backend == "hip":
         if stages == 1:  # one operand at a time changes its layout there
             widest = max(chunks(D)[0], chunks(DV)[0])
-            return max(max(tile.bm, tile.bn) * widest * size, 2 * scores)
+            return max(max(tile.bm, tile.bn) * widest * size, scores)
         return max(own, (stages - 1) * loop + 2 * scores)
     rest = scores + 8 * walked * stages + 1024  # row values, sums between warps, barriers
     if dtype == "f64" and kernel == "dkdv":
