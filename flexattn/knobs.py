@@ -28,11 +28,18 @@ KNOBS: dict[str, Knob] = {
             "folder that receives ir.txt, analysis.txt, kernel.cpp and meta.json of kernels used",
             "nothing is dumped",
         ),
-        Knob("FLEXATTN_BACKEND", "backend of calls that name none: triton, cpp or eager", "by device"),
+        Knob(
+            "FLEXATTN_BACKEND", "backend of calls that name none: triton, cpp or eager", "by device"
+        ),
         Knob(
             "FLEXATTN_ISA",
             "instruction set of C++ kernels: portable, avx2, avx512 or avx512bf16",
             "the best one this CPU has",
+        ),
+        Knob(
+            "FLEXATTN_AUTOTUNE",
+            "1 measures tiles of Triton kernels on the GPU at hand, and keeps the fastest",
+            "tiles are chosen unmeasured",
         ),
         Knob("FLEXATTN_CXX", "C++ compiler, with options if need be", "$CXX, g++, clang++, c++"),
     )
