@@ -103,7 +103,7 @@ class Decode:
         part_max = torch.empty(self.part_shape, dtype=frame.stats, device=call.query.device)
         part_sum = torch.empty_like(part_max)
         if call.tables:
-            tables, _ = row_arguments(call.tables, frame.lengths[3], frame.block, (1, 1))
+            tables, _ = row_arguments(call.tables, frame.lengths[3], frame.block, None)
         else:
             tables, _ = no_arguments(lse, frame.block)
         self.kernel.launch(

@@ -124,22 +124,30 @@ def with_edge_last(counts: Tensor, indices: Tensor, edge: int) -> Tensor:
 
 
 def row_arguments(
-    tables: Tables, keys: int, block: tuple[int, int], tiles: tuple[int, int]
+    tables: Tables, keys: int, block: tuple[int, int], tiles: tuple[int, int] | None
 ) -> tuple[tuple[Any, ...], Tensor]:
     """The arguments ``tables`` and ``order`` of kernels that go by rows.
 
     Args:
-        tiles: Tiles of queries in a block, and in all.
+        tiles: Tiles of queries in a block, and in all; None where no order is wanted.
     """
 
-    def make() -> tuple[list[Tensor | None], list[Strides], Tensor]:
+    def make() -> tuple[list[Tensor | None], list[Strides], Tensor | None]:
         found = row_tables(tables, keys, block[1])
         own = [None if new is given else new for given, new in zip(tables, found)]
-        return own, list(map(_strides, found)), row_order(tables, *tiles)
+        return own, list(map(_strides, found)), row_order(tables, *tiles) if tiles else None
 
-    own, strides, order = _remember(tables, ("row arguments", keys, block, tiles), make)
+    # Nothing tells when inference tensors are written to. An order that is out of date costs
+    # time, lists that are would be wrong.
+    loose = (
+        tables[0].is_inference()
+        and not (len(tables) == 4 and keys % block[1])
+        and all(map(_dense, tables))
+    )
+    name = ("row arguments", keys, block, tiles)
+    own, strides, order = _remember(tables, name, make, loose=loose)
     found = [given if new is None else new for given, new in zip(tables, own)]
-    return _arguments(found, strides, block), order
+    return _arguments(found, strides, block), found[0] if order is None else order
 
 
 def column_arguments(
@@ -187,7 +195,10 @@ def _dense(table: Tensor) -> bool:
     return table.stride(-1) == 1 or table.shape[-1] == 1
 
 
-def _remember(tables: Tables, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+def _remember(
+    tables: Tables, name: tuple[Any, ...], make: Callable[[], Any], *, loose: bool = False
+) -> Any:
+    """What ``make`` gives, kept with ``tables``; of inference tensors only if ``loose``."""
     key = id(tables[0])
     entry = _kept.get(key)
     if entry is not None and _is_of(entry, tables):
@@ -199,14 +210,14 @@ def _remember(tables: Tables, name: tuple[Any, ...], make: Callable[[], Any]) ->
     found = make()
     if is_capturing(tables[0]):
         return found  # its values exist when the graph is replayed, not for the next call
-    if any(table.is_inference() for table in tables):
-        return found  # nothing tells when these are written to
+    if not loose and any(table.is_inference() for table in tables):
+        return found
     if entry is None:
         refs = (
             weakref.ref(tables[0], lambda _: _drop(key)),
             *(weakref.ref(table) for table in tables[1:]),
         )
-        entry = _Kept(refs, tuple(table._version for table in tables))
+        entry = _Kept(refs, tuple(map(_version, tables)))
         with _lock:
             _kept[key] = entry
     entry.found[name] = found
@@ -229,10 +240,14 @@ def _drop(key: int) -> None:
     _kept.pop(key, None)
 
 
+def _version(table: Tensor) -> int:
+    return -1 if table.is_inference() else table._version
+
+
 def _is_of(entry: _Kept, tables: Tables) -> bool:
     if len(entry.of) != len(tables):
         return False
     for ref, version, table in zip(entry.of, entry.versions, tables):
-        if ref() is not table or table._version != version:
+        if ref() is not table or _version(table) != version:
             return False
     return True

@@ -124,8 +124,12 @@ def test_inference_tables_are_never_kept() -> None:
     with torch.inference_mode():
         made = tables()
         first = column_tables(made, 4)
+        edged = row_arguments(made, 50, (16, 16), (1, 5))
+        order = row_arguments(made, 48, (16, 16), (1, 5))[1]
+        assert row_arguments(made, 48, (16, 16), (1, 5))[1] is order  # but for an order
         made[0].zero_()
         assert not column_tables(made, 4)[0].any() and first[0].any()
+        assert row_arguments(made, 50, (16, 16), (1, 5))[0][10] is not edged[0][10]
 
 
 def test_a_number_is_moved_once() -> None:
