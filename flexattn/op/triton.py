@@ -292,7 +292,9 @@ def _readable(call: Call, saved: Saved) -> tuple[Call, Saved]:
     if grad_lse is not None:
         grad_lse = _row_values(_stored(grad_lse).to(saved.lse.dtype))
     lse = _row_values(saved.lse)
-    saved = replace(saved, out=out, grad_out=grad_out, lse=lse, grad_lse=grad_lse)
+    saved = Saved(out, lse, grad_out, grad_lse, saved.inputs, saved.captures)
+    if q is call.query and k is call.key and v is call.value:
+        return call, saved
     return replace(call, query=q, key=k, value=v), saved
 
 
