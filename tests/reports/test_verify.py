@@ -27,7 +27,7 @@ def test_right_mods_pass(dtype):
     bias = torch.randn(4, 81, requires_grad=True)
     found = flexattn.verify(biased(bias), window, Q_LEN=41, KV_LEN=33, D=24, Hkv=2, dtype=dtype)
     assert found.ok, f"\n{found}"
-    assert {check.backend for check in found.checks} == set(BACKENDS)
+    assert {check.backend for check in found.checks} == set(BACKENDS) - {"triton"}
     names = ["out", "lse", "grad q", "grad k", "grad v", "grad capture 0"]
     assert [check.tensor for check in found.checks if check.backend == "cpp"] == names
 
