@@ -17,7 +17,7 @@ _WIDEST = 1 << 30
 # Kernels for 16-bit inputs, by family of GPUs.
 _HALF: dict[tuple[str, str], tuple[Row, ...]] = {
     ("forward", "ampere"): (
-        (64, (128, 64, 4, 3)), (128, (128, 64, 8, 3)), (192, (128, 32, 8, 2)),
+        (64, (128, 64, 8, 3)), (128, (128, 64, 8, 3)), (192, (128, 32, 8, 2)),
         (256, (64, 32, 8, 2)), (_WIDEST, (32, 16, 4, 1)),
     ),
     ("forward", "hopper"): (

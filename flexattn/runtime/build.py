@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from flexattn import knobs
 from flexattn.errors import CacheDirectoryError
 from flexattn.kernel.source import KernelSource
+from flexattn.kernel.triton_source import TritonSource
 from flexattn.runtime import cache, compiler, counters
 
 ANALYSIS = "analysis.txt"  # beside the files of a cache entry, where a kernel is dumped
@@ -38,20 +39,7 @@ def build(source: KernelSource, folder: Path) -> dict[str, Any]:
     }
 
 
-class Dumped(Protocol):
-    """What a dump wants of a C++ or Triton kernel's source."""
-
-    spec: Any
-    key: str
-    program_text: str
-
-    @property
-    def analysis_text(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-
-
-def dump(source: Dumped, entry: cache.Entry, name: str = cache.SOURCE) -> None:
+def dump(source: KernelSource | TritonSource, entry: cache.Entry, name: str = cache.SOURCE) -> None:
     """Write what a reader wants to know of a kernel to ``FLEXATTN_DUMP``, when set.
 
     Args:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from flexattn.errors import CompilerFailedError
-from flexattn.kernel.triton_source import TritonSource
+from flexattn.kernel.triton_source import TritonSource, triton_version
 from flexattn.runtime import build, cache, counters, triton_build
 
 
@@ -207,7 +207,7 @@ def _checked(source: TritonSource, entry: cache.Entry) -> TritonKernel:
     except OSError as error:
         cache.discard(source.key)
         raise CompilerFailedError(
-            f"Triton {triton_build.triton_version()} made a kernel that cannot be loaded.",
+            f"Triton {triton_version()} made a kernel that cannot be loaded.",
             why=f"{error}.",
             fix="install a Triton that flexattn knows: 3.6 to 3.9.",
         ) from error
