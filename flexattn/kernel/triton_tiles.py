@@ -138,6 +138,12 @@ def cost_of(program: Program) -> str:
     return "heavy" if any(node.name in ("q_idx", "kv_idx") for node in varying) else "plain"
 
 
+def takes_descriptors(target: Target, dtype: str, D: int, DV: int) -> bool:
+    """Whether descriptors (TMA) load tiles well; wider ones go through registers, and spill."""
+    wide = SIZES[dtype] > 2 or max(D, DV) > 256
+    return target.backend == "cuda" and int(target.arch) >= 90 and not wide
+
+
 def is_legal(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: int) -> bool:
     """Whether a kernel with this tile fits the shared memory and the registers of ``target``."""
     if shared_bytes(kernel, tile, target, dtype, D, DV) > target.shared_limit:
@@ -163,8 +169,12 @@ def shared_bytes(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV
             return max(max(tile.bm, tile.bn) * widest * size, scores)
         return max(own, (stages - 1) * loop + 2 * scores)
     rest = scores + 8 * walked * stages + 1024  # row values, sums between warps, barriers
-    if dtype == "f64" and kernel == "dkdv":
-        rest += 2 * scores
+    tensor_cores = int(target.arch) in (80, 90)  # those for float64
+    if dtype == "f64" and owned == 2 and not tensor_cores:  # keys are done with before values
+        loop = walked * max(sum(chunks(D)), sum(chunks(DV))) * size
+    elif dtype == "f64" and kernel == "dkdv":
+        twice = walked * max(chunks(D)[0], chunks(DV)[0]) * size if tensor_cores else 0
+        rest += 2 * scores + twice if tile.num_warps > 1 else twice // 8
     elif dtype == "f64" and kernel != "dq" and stages == 1:  # keys are done with before values
         loop = walked * max(own_columns, columns - own_columns) * size
     if int(target.arch) // 10 in (10, 11):
@@ -222,7 +232,7 @@ def _for_blocks(kernel: str, tile: Tile, block: tuple[int, int] | None) -> Tile:
 def _shrunk(kernel: str, tile: Tile, target: Target) -> Iterator[Tile]:
     """The tile, then smaller ones: fewer stages, then fewer walked rows, then fewer owned ones."""
     owned, walked = _sides(kernel, tile)
-    least = 4 if target.backend == "cuda" else _LEAST
+    least = 2 if target.backend == "cuda" else _LEAST
     while True:
         bm, bn = (walked, owned) if kernel == "dkdv" else (owned, walked)
         for stages in range(tile.num_stages, 0, -1):
@@ -232,4 +242,5 @@ def _shrunk(kernel: str, tile: Tile, target: Target) -> Iterator[Tile]:
         elif owned > least:
             owned //= 2
         else:
+            yield replace(tile, bm=bm, bn=bn, num_warps=1, num_stages=1)
             return

@@ -10,7 +10,7 @@ from typing import Any
 from flexattn.errors import ArgumentError, TargetError
 from flexattn.kernel.targets import TARGETS, Target, target
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
-from flexattn.kernel.triton_tiles import SIZES, choose_tile, cost_of
+from flexattn.kernel.triton_tiles import SIZES, choose_tile, cost_of, takes_descriptors
 from flexattn.reports.problem import Traced
 from flexattn.runtime import triton_inspect, triton_launch
 
@@ -122,7 +122,7 @@ def _choices(traced: Traced, kernel: str, gpu: Target, dtype: str, D: int, DV: i
         tables=4 if masked else 0,
         even=(BLOCK[0] % tile.bm if kernel == "dkdv" else BLOCK[1] % tile.bn) == 0,
         ordered=masked and kernel != "decode",
-        descriptors=aligned and gpu.backend == "cuda" and int(gpu.arch) >= 90,
+        descriptors=aligned and takes_descriptors(gpu, dtype, D, DV),
         pack=kernel == "decode",
         dense_captures=tuple(tensor.ndim > 0 for tensor in captures),
         fast_tanh=gpu.backend == "cuda" and dtype == "bf16",
