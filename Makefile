@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+USABLE := $(VENV)/.usable
 NEWEST := .venv-triton39
 JOBS   ?= 2
 PIP_ARGS ?=
@@ -23,17 +24,26 @@ help:
 	@echo "make figures measure this machine and write the figures into README.md (long)"
 	@echo "make clean   remove what make made: .venv, out/"
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is " + sys.version) \
-		if sys.version_info < (3, 10) else 0'
-	@command -v $${CXX:-g++} >/dev/null || { echo "A C++ compiler (g++ or \$$CXX) is needed"; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
-		echo "python3 -m venv failed (on Debian: apt install python3-venv)"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-		-c constraints.txt -e '.[gym,test,dev]'
+# The environment: with what a user needs, or with what tests need too (Triton is half a gigabyte).
+define INSTALL
+@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is " + sys.version) \
+	if sys.version_info < (3, 10) else 0'
+@command -v $${CXX:-g++} >/dev/null || { echo "A C++ compiler (g++ or \$$CXX) is needed"; exit 1; }
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	echo "python3 -m venv failed (on Debian: apt install python3-venv)"; exit 1; }
+$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	-c constraints.txt -e
+endef
+
+$(USABLE): pyproject.toml constraints.txt
+	$(INSTALL) '.[gym]'
 	@touch $@
 
-demo: $(READY)
+$(READY): pyproject.toml constraints.txt
+	$(INSTALL) '.[gym,test,dev]'
+	@touch $@ $(USABLE)
+
+demo: $(USABLE)
 	$(BIN)/python -m attention_gym train --demo --out out/demo
 
 test: $(READY)
