@@ -7,8 +7,8 @@
 import triton
 import triton.language as tl
 
-from codegen_templates.triton.softmax import lse_of_rows, mean_of_rows, peak_or_0
-from codegen_templates.triton.tiles import LN_2, chunk_of
+from codegen_templates.triton.softmax import lse_of_rows, mean_of_rows, natural, peak_or_0
+from codegen_templates.triton.tiles import chunk_of
 
 
 @triton.constexpr_function
@@ -70,4 +70,4 @@ def combine(
         mask = (row < rows)[:, None] & (col < DV)
         tl.store(out_row[:, None] + col, means[1].to(out.dtype.element_ty), mask=mask)
     tl.store(lse + row, lse_of_rows(total, peak), mask=row < rows)
-    tl.store(max + row, peak * LN_2, mask=row < rows)
+    tl.store(max + row, natural(peak), mask=row < rows)

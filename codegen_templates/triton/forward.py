@@ -10,9 +10,8 @@ import triton.language as tl
 
 from codegen_templates.triton.attend import attend_to_keys, report_fault
 from codegen_templates.triton.mods import HAS_SCORE_MOD, hoist_q, hoist_uniform
-from codegen_templates.triton.softmax import lse_of_rows, mean_of_rows
+from codegen_templates.triton.softmax import lse_of_rows, mean_of_rows, natural
 from codegen_templates.triton.tiles import (
-    LN_2,
     heads_by_group,
     load_rows,
     open_rows,
@@ -64,5 +63,5 @@ def forward(
     rows = q0 + tl.arange(0, BM)
     at = bh.to(tl.int64) * M + rows
     tl.store(lse + at, lse_of_rows(total, peak), mask=rows < q_end)
-    tl.store(max + at, peak * LN_2, mask=rows < q_end)
+    tl.store(max + at, natural(peak), mask=rows < q_end)
     report_fault(first, (bh.to(tl.int64) * M + row) * N, row < q_end, fault_at)

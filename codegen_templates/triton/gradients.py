@@ -16,7 +16,7 @@ from codegen_templates.triton.mods import (
     score_mod,
     score_mod_grad,
 )
-from codegen_templates.triton.tiles import INTERPRETED, LN_2, LOG2_E
+from codegen_templates.triton.tiles import INTERPRETED, LN_2, LOG2_E, lowest_of
 
 
 @triton.constexpr_function
@@ -71,8 +71,17 @@ def load_stats(source, start, real, other, ROWS: tl.constexpr, DESCRIPTORS: tl.c
 
 @triton.jit
 def to_base_2(lse):
-    """lse times log2(e), and +inf for -inf."""
-    return tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
+    """lse times log2(e), and +inf for -inf.
+
+    Where rounding could make weights overflow, as its error counts in whole powers of 2, lse is
+    raised by that error: weights stay at 1 or below.
+    """
+    LEAST: tl.constexpr = lowest_of(lse.dtype)
+    ERROR: tl.constexpr = 2.0**-51 if lse.dtype.primitive_bitwidth == 64 else 2.0**-22
+    lse2 = tl.maximum(lse * LOG2_E, LEAST)
+    size = tl.abs(lse2)
+    lse2 = tl.where(size > 262144.0, lse2 + size * ERROR, lse2)
+    return tl.where(lse == float("-inf"), float("inf"), lse2)
 
 
 @triton.jit

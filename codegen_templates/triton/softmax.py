@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from codegen_templates.triton.tiles import LN_2
+from codegen_templates.triton.tiles import LN_2, lowest_of
 
 
 @triton.jit
@@ -13,9 +13,16 @@ def peak_or_0(peak):
 
 
 @triton.jit
+def natural(x):
+    """`x` from base 2. The lowest number stands for all that base 2 has no number for."""
+    LOWEST: tl.constexpr = lowest_of(x.dtype)
+    return tl.where(x == LOWEST, LOWEST, x * LN_2)
+
+
+@triton.jit
 def lse_of_rows(total, peak):
     """Natural log of the sum of weights; -inf without keys."""
-    return (peak + tl.log2(tl.where(total == 0, 1.0, total))) * LN_2
+    return natural(peak + tl.log2(tl.where(total == 0, 1.0, total)))
 
 
 @triton.jit

@@ -16,6 +16,12 @@ NO_KEY: tl.constexpr = tl.constexpr((1 << 31) - 1)
 
 
 @triton.constexpr_function
+def lowest_of(dtype):
+    """The lowest finite number."""
+    return -1.7976931348623157e308 if dtype.primitive_bitwidth == 64 else -3.4028234663852886e38
+
+
+@triton.constexpr_function
 def chunk_of(D, which):
     """Columns of chunk 0 or 1: powers of two, 16 or more; 0 where there is no second one."""
     first = 16

@@ -31,7 +31,7 @@ def _triton_forward(
 
 
 def _triton_backward(call: Call, saved: Saved) -> Gradients:
-    return import_module("flexattn.op.triton").backward(call, saved)
+    return import_module("flexattn.op.triton_backward").backward(call, saved)
 
 
 BACKENDS: dict[str, tuple[Forward, Backward]] = {

@@ -17,15 +17,10 @@ from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of
 from flexattn.op.programs import Bound
 from flexattn.op.request import Call
+from flexattn.op.triton_captures import capture_arguments, captures_on, choices_of_captures
 from flexattn.op.triton_device import machine_of
 from flexattn.op.triton_faults import NONE, new_cell, on_host, position_in
-from flexattn.op.triton_plan import (
-    Frame,
-    capture_arguments,
-    captures_on,
-    choices_of_captures,
-    kernel_of,
-)
+from flexattn.op.triton_plan import Frame, kernel_of
 from flexattn.op.triton_tables import block_of, is_capturing
 
 Shape = tuple[int, int, int, int]

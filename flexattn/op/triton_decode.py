@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flexattn.errors import KernelOptionError
 from flexattn.kernel.triton_source import Choices
-from flexattn.kernel.triton_tiles import choose_tile, is_legal
+from flexattn.kernel.triton_tiles import Tile, choose_tile, is_legal
 from flexattn.masks.tables import cdiv
 from flexattn.op.options import option
 from flexattn.op.outputs import strides_like
@@ -59,14 +59,14 @@ class Decode:
         *("out_strides", "part_shape"),
     )
 
-    def __init__(self, call: Call, frame: Frame) -> None:
+    def __init__(self, call: Call, frame: Frame, tile: Tile) -> None:
         self.frame = frame
         batch, heads, rows, keys = frame.lengths
         self.out_shape = (batch, heads, rows, frame.DV)
         self.out_strides = strides_like(self.out_shape, call.query.stride())
         pack = frame.group > 1 and may_pack(call)
         count = rows * frame.group if pack else rows
-        choices = _choices(frame, count, pack)
+        choices = _choices(frame, tile, count, pack)
         tile = choices.tile
         units = batch * (heads // frame.group if pack else heads) * cdiv(count, tile.bm)
         splits = _splits(call, frame, units, tile.bn)
@@ -122,9 +122,9 @@ class Decode:
         )
 
 
-def _choices(frame: Frame, rows: int, pack: bool) -> Choices:
+def _choices(frame: Frame, tile: Tile, rows: int, pack: bool) -> Choices:
     """Choices whose tile holds all ``rows``, if that can be: then keys are read once."""
-    choices = frame.choices("decode")
+    choices = frame.choices("decode", tile)
     bm = max(16, min(PACKED, 1 << (rows - 1).bit_length()))
     tile = replace(choices.tile, bm=bm)
     if not is_legal("decode", tile, frame.machine.target, frame.dtype, frame.D, frame.DV):

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from flexattn.errors import KernelOptionError
-from flexattn.ir.nodes import I64
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
+from flexattn.kernel.targets import Target
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
 from flexattn.kernel.triton_spec import TRITON_SPECS
-from flexattn.kernel.triton_tiles import SIZES, Tile, cost_of, is_legal
+from flexattn.kernel.triton_tiles import SIZES, Tile, cost_of, is_legal, takes_descriptors
 from flexattn.masks.tables import cdiv
 from flexattn.op.kernels import Facts, dtype_name, facts_of
 from flexattn.op.options import option
-from flexattn.op.programs import Bound, Variant
+from flexattn.op.programs import Variant
 from flexattn.op.request import COMPUTE, Call, KernelOptions
+from flexattn.op.triton_captures import choices_of_captures
 from flexattn.op.triton_device import Machine, machine_of
-from flexattn.op.triton_tables import block_of, moved_to
+from flexattn.op.triton_tables import block_of, no_arguments, row_arguments
 from flexattn.runtime import counters
 from flexattn.runtime.triton_autotune import tuned_tile
 from flexattn.runtime.triton_launch import TritonKernel, load_triton
@@ -35,6 +36,7 @@ from flexattn.runtime.triton_launch import TritonKernel, load_triton
 Strides: TypeAlias = tuple[int, ...]
 
 CACHE_BYTES = 32 << 20  # keys and values of the heads that run at once stay in the L2 cache
+PLAN_LIMIT = 1024  # prepared launches kept per program
 ALIGNMENT = 16  # bytes that the widest load and a descriptor want
 PACKED = 64  # queries, and heads of a group times queries, that decoding takes at most
 
@@ -142,7 +144,7 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
     """The frame of a call whose captures are on its device.
 
     Args:
-        others: Tensors of rows beside query, key and value that are read: gradients of out.
+        others: Of a backward, tensors of rows beside query, key and value that are read.
     """
     q, k, v, bound = call.query, call.key, call.value, call.bound
     batch, heads, rows, dim = q.shape
@@ -153,14 +155,15 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
         value_dim * v.itemsize % ALIGNMENT == 0 and dim * q.itemsize % ALIGNMENT == 0
     )
     options = call.kernel
-    tanh = option(options, "fwd", "fast_tanh") if options else None
+    direction = "bwd" if others else "fwd"
+    tanh = option(options, direction, "fast_tanh") if options else None
     dense, far = choices_of_captures(captures)
     base = Choices(
         tile=Tile(16, 16, 4, 1),
         tables=len(call.tables),
         descriptors=aligned
-        and _has_descriptors(machine)
-        and not (options and option(options, "fwd", "USE_TMA") is False),
+        and _has_descriptors(machine.target, dtype_name(q), dim, value_dim)
+        and not (options and option(options, direction, "USE_TMA") is False),
         positive_scale=call.scale > 0,
         ordered=bool(call.tables),
         aligned=aligned,
@@ -265,46 +268,6 @@ def _forget() -> None:
     _plain_kernel.cache_clear()
 
 
-def captures_on(bound: Bound, device: torch.device) -> list[Tensor]:
-    """The captured tensors as kernels can read them: on ``device``, values in memory.
-
-    One without dimensions may lie on the CPU. For an empty one, of which kernels may read
-    element 0 in places that do not count, there is a zero.
-    """
-    found = []
-    for tensor in bound.captures:
-        if tensor.device != device:
-            tensor = moved_to(tensor, device)
-        if tensor.is_neg():
-            tensor = tensor.resolve_neg()
-        found.append(tensor.detach())
-    return found
-
-
-def capture_arguments(bound: Bound, captures: Sequence[Tensor]) -> tuple[Any, ...]:
-    """The kernels' argument ``captures``: address, sizes and strides of each, then the numbers."""
-    values: list[Any] = []
-    for tensor in captures:
-        shape = tensor.shape
-        if 0 in shape:
-            tensor = tensor.new_zeros([max(1, size) for size in shape])
-        if tensor.dtype == torch.bool:
-            tensor = tensor.view(torch.uint8)
-        values.append(tensor)
-        values += shape
-        values += tensor.stride()
-    kinds = bound.variant.program.numbers
-    if kinds:
-        ints, floats = iter(bound.ints), iter(bound.floats)
-        values += [next(ints) if kind == I64 else next(floats) for kind in kinds]
-    return tuple(values)
-
-
-def choices_of_captures(captures: Sequence[Tensor]) -> tuple[tuple[bool, ...], bool]:
-    """``dense_captures`` and ``far`` of ``Choices``."""
-    return tuple(map(_is_dense, captures)), any(map(_is_far, captures))
-
-
 def plan_key(call: Call, captures: Sequence[Tensor], *tensors: Tensor) -> tuple[Any, ...]:
     """What two calls of a program must have in common to share a plan."""
     key: list[Any] = [call.scale, call.block, call.kernel, call.deterministic, *call.bound.ints]
@@ -350,21 +313,23 @@ def is_aligned(tensor: Tensor) -> bool:
     )
 
 
-def _has_descriptors(machine: Machine) -> bool:
+def rows_of_lists(
+    call: Call, frame: Frame, tiles: tuple[int, int], nothing: Tensor
+) -> tuple[Any, Tensor]:
+    """The arguments ``tables`` and ``order`` of kernels that go by rows."""
+    if not call.tables:
+        return no_arguments(nothing, frame.block)
+    return row_arguments(call.tables, frame.lengths[3], frame.block, tiles)
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """``tensor`` with its own values in memory; a view may be marked as negated instead."""
+    return tensor.resolve_neg()
+
+
+def _has_descriptors(target: Target, dtype: str, D: int, DV: int) -> bool:
     """Whether descriptors load faster than pointers, or can be tried out."""
-    target = machine.target
-    if target.backend == "cuda":
-        return isinstance(target.arch, int) and target.arch >= 90
-    return target.backend == "interpreter"
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.ndim > 0 and (tensor.stride(-1) == 1 or tensor.shape[-1] <= 1)
-
-
-def _is_far(tensor: Tensor) -> bool:
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    return max(reach, *tensor.shape, 0) >= 1 << 31 if tensor.ndim else False
+    return target.backend == "interpreter" or takes_descriptors(target, dtype, D, DV)
 
 
 def _tiles(length: int, block: int, tile: int, tables: int) -> tuple[int, int]:
