@@ -91,7 +91,7 @@ class _Backward:
         )
 
 
-def _plan(call: Call, saved: Saved, captures: Sequence[Tensor]) -> _Backward:
+def _plan(call: Call, saved: Saved, captures: list[Tensor]) -> _Backward:
     """The plan with the tiles that are best; one that is not known is measured where asked for."""
     frame = frame_of(call, captures, (saved.out, saved.grad_out))
     tiles: dict[str, Tile] = {}
@@ -113,7 +113,7 @@ def _plan(call: Call, saved: Saved, captures: Sequence[Tensor]) -> _Backward:
     return _Backward(call, saved, frame, tiles)
 
 
-def _buffers(plan: _Backward, call: Call, captures: Sequence[Tensor]) -> CaptureBuffers:
+def _buffers(plan: _Backward, call: Call, captures: list[Tensor]) -> CaptureBuffers:
     """Zeros to which gradients of captured tensors are added."""
     return CaptureBuffers(
         plan.entries,
