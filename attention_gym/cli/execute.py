@@ -31,7 +31,9 @@ from attention_gym.gallery import load_all
 from attention_gym.inputs import DTYPES, Problem, make_problem
 from attention_gym.recipe import Recipe, Sizes
 from flexattn import create_block_mask, flex_attention
+from flexattn.reports.verify import available_backends
 
+CPU = torch.device("cpu")
 RUN_EXAMPLES = "run sliding_window --window 512 --q-len 4096\nrun alibi --backward --json"
 VERIFY_EXAMPLES = "verify t5_bias\nverify prefix_lm --prefix 5 --backend cpp\nverify --all"
 EXPLAIN_EXAMPLES = "explain tanh_softcap\nexplain document --q-len 4096"
@@ -62,7 +64,9 @@ def add_commands(commands: Any, recipe: Recipe | None) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, help="one dtype; float32 and bfloat16 if not given"
     )
-    parser.add_argument("--backend", choices=BACKENDS, help="one backend; all if not given")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, help="one backend; all that run on the CPU if not given"
+    )
     parser = new_command(
         commands,
         "explain",
@@ -137,7 +141,7 @@ def verify(options: argparse.Namespace) -> int:
     if (options.recipe is None) != options.all:
         raise GymInputError("verify takes the NAME of a recipe or --all, one of the two.")
     recipes = list(load_all()) if options.all else [options.recipe]
-    backends = [options.backend] if options.backend else list(BACKENDS)
+    backends = [options.backend] if options.backend else available_backends(CPU)
     dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
     size = sizes(options, CHECKED)
     parameters = {} if options.all else given(options)

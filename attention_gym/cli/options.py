@@ -11,7 +11,7 @@ from attention_gym.errors import GymInputError
 from attention_gym.inputs import DTYPES
 from attention_gym.recipe import Recipe, Sizes
 
-BACKENDS = ("cpp", "eager")
+BACKENDS = ("cpp", "eager", "triton")
 
 
 def new_command(
