@@ -162,7 +162,7 @@ class _Part:
         _lower_edges(classes, self.sticks_out)
         np.copyto(classes, np.uint8(EMPTY), where=~truth.may)
         if safe is not True:
-            np.copyto(classes, np.uint8(UNDECIDED), where=~safe)
+            np.copyto(classes, np.uint8(UNDECIDED), where=np.logical_not(safe))
         self.result.stages["proof"] += int(np.count_nonzero(classes != UNDECIDED))
 
     def _rest(self, truth: Truth, safe: Array) -> None:
