@@ -120,7 +120,7 @@ def run(
     batch, heads, rows, keys = score.shape
     whole_values = torch.zeros(len(roots), *score.shape, dtype=torch.int64)
     float_values = torch.full((len(roots), *score.shape), torch.nan, dtype=torch.float64)
-    block = (64, 64)
+    block = (128, 128)  # few programs: the interpreter takes a time for each operation of each
     grid = (batch * heads, -(-rows // block[0]), -(-keys // block[1]))
     module.driver[grid](
         capture_arguments(captures, (*ints, *floats)), score, whole_values, float_values,
