@@ -18,11 +18,11 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
-from torch.utils.flop_counter import register_flop_formula
 
 from flexattn.errors import DoubleBackwardError, ForwardADError
 from flexattn.op.blocks import run_blocks
 from flexattn.op.call import run_backward, run_forward
+from flexattn.op.flops import when_counted
 from flexattn.op.outputs import dense_strides, empty_like_query
 from flexattn.op.programs import Bound
 from flexattn.op.request import Call, Outputs
@@ -311,15 +311,18 @@ def _kept_pairs(query: Tensor, key: Tensor, tables: Sequence[Tensor], options: s
     return min(dense, int(counts) * q_block * kv_block)
 
 
-@register_flop_formula(torch.ops.flexattn.forward, get_raw=True)
 def _forward_flops(query, key, value, captures, tables, *rest, out_val=None, **_):  # type: ignore[no-untyped-def]
     """Two multiply-adds per pair and head dimension: query·key and p·value."""
     return 2 * _kept_pairs(query, key, tables, rest[-1]) * (query.shape[3] + value.shape[3])
 
 
-@register_flop_formula(torch.ops.flexattn.backward, get_raw=True)
 def _backward_flops(query, key, value, *rest, out_val=None, **_):  # type: ignore[no-untyped-def]
     """Five products: the scores again, dQ and dK over D; dP and dV over Dv."""
     tables, options = rest[5], rest[-1]
     pairs = _kept_pairs(query, key, tables, options)
     return 2 * pairs * (3 * query.shape[3] + 2 * value.shape[3])
+
+
+when_counted(
+    {torch.ops.flexattn.forward: _forward_flops, torch.ops.flexattn.backward: _backward_flops}
+)
