@@ -22,7 +22,7 @@ from flexattn.errors import BlockMaskError
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import Bound, bind
-from flexattn.op.triton_tables import is_capturing
+from flexattn.op.triton_tables import is_capturing, stream_on
 from flexattn.runtime import counters
 from flexattn.trace import trace_mod
 
@@ -38,7 +38,8 @@ class _Kept:
 
 
 _lock = threading.Lock()
-_kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+_kept: OrderedDict[tuple[int, Hashable], _Kept] = OrderedDict()  # by stream and name
+_in_graphs: dict[Hashable, BlockMask] = {}  # what CUDA graphs read: never dropped
 _converted: WeakKeyDictionary[Any, tuple[Any, BlockMask]] = WeakKeyDictionary()
 
 
@@ -65,13 +66,22 @@ def mask_for(mask_mod: Callable[..., Any], query: Tensor, key: Tensor) -> BlockM
         lengths,
         query.device,
     )
+    capturing = is_capturing(query)
     with _lock:
-        kept = _kept.get(name)
+        # A stream does not wait for what another makes; a graph is captured when all is done.
+        kept = _on_any_stream(name) if capturing else _kept.get((stream_on(query.device), name))
+        if kept is not None and capturing:
+            _in_graphs[name] = kept.mask
     if kept is not None and _is_same(kept, bound):
         return kept.mask
     mask = create_block_mask(mask_mod, batch, heads, lengths[0], lengths[1], device=query.device)
-    _keep(name, mask, bound)
+    if not capturing:  # else its tables exist when the graph is replayed, not for the next call
+        _keep((stream_on(query.device), name), mask, bound)
     return mask
+
+
+def _on_any_stream(name: Hashable) -> _Kept | None:
+    return next((kept for (_, other), kept in _kept.items() if other == name), None)
 
 
 def converted(mask: Any) -> BlockMask:
@@ -108,7 +118,7 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-def _keep(name: Hashable, mask: BlockMask, bound: Bound) -> None:
+def _keep(name: tuple[int, Hashable], mask: BlockMask, bound: Bound) -> None:
     if sum(tensor.numel() * tensor.itemsize for tensor in bound.captures) > KEPT_BYTES:
         return
     shapes = tuple(tensor.shape for tensor in bound.captures)

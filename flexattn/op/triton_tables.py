@@ -27,11 +27,16 @@ WHOLE = 128  # a block that holds the whole sequence counts as this, or a multip
 
 @dataclass(slots=True)
 class _Kept:
-    """What was derived from tables; never a view of theirs, which would keep them alive."""
+    """What was derived from tables; never a view of theirs, which would keep them alive.
+
+    ``found`` is by stream and name. A CUDA graph reads what is ``in_graphs`` for as long as it
+    lives, also when tables were written to since.
+    """
 
     of: tuple[weakref.ref[Tensor], ...]
     versions: tuple[int, ...]
-    found: dict[Any, Any] = field(default_factory=dict)
+    found: dict[tuple[int, Any], Any] = field(default_factory=dict)
+    in_graphs: list[Any] = field(default_factory=list)
 
 
 # Mutable state: entries by id of the first table, dropped with it; `_lock` guards the rest.
@@ -90,6 +95,7 @@ def row_order(tables: Tables, tiles_per_block: int, tiles: int) -> Tensor:
         tables,
         ("row order", tiles_per_block, tiles),
         lambda: heaviest_first(tables[::2], tiles_per_block, tiles),
+        lasting=True,
     )
 
 
@@ -99,6 +105,7 @@ def key_order(tables: Tables, cols: int, tiles_per_block: int, tiles: int) -> Te
         tables,
         ("key order", cols, tiles_per_block, tiles),
         lambda: heaviest_first(column_tables(tables, cols)[::2], tiles_per_block, tiles),
+        lasting=True,
     )
 
 
@@ -196,44 +203,94 @@ def _dense(table: Tensor) -> bool:
 
 
 def _remember(
-    tables: Tables, name: tuple[Any, ...], make: Callable[[], Any], *, loose: bool = False
+    tables: Tables,
+    name: tuple[Any, ...],
+    make: Callable[[], Any],
+    *,
+    loose: bool = False,
+    lasting: bool = False,
+    device: torch.device | None = None,
 ) -> Any:
-    """What ``make`` gives, kept with ``tables``; of inference tensors only if ``loose``."""
+    """What ``make`` gives, kept with ``tables`` for calls on the current stream.
+
+    Other streams do not wait for this one, so each has its own. A CUDA graph makes its own too,
+    and follows what is written to the tables from replay to replay.
+
+    Args:
+        loose: Keep what comes of inference tensors.
+        lasting: A CUDA graph may read what was kept before: it is right whatever the tables hold,
+            or meant to stay.
+        device: Where ``make`` computes, if not where the tables lie.
+    """
+    where = tables[0].device if device is None else device
     key = id(tables[0])
     entry = _kept.get(key)
-    if entry is not None and _is_of(entry, tables):
-        found = entry.found.get(name)
-        if found is not None:
-            return found
-    else:
-        entry = None
-    found = make()
-    if is_capturing(tables[0]):
-        return found  # its values exist when the graph is replayed, not for the next call
-    if not loose and any(table.is_inference() for table in tables):
+    if not _is_capturing(where):
+        place = stream_on(where), name
+        if entry is not None and _is_of(entry, tables):
+            found = entry.found.get(place)
+            if found is not None:
+                return found
+        found = make()
+        if loose or not any(table.is_inference() for table in tables):
+            _entry_of(tables).found[place] = found
         return found
-    if entry is None:
-        refs = (
-            weakref.ref(tables[0], lambda _: _drop(key)),
-            *(weakref.ref(table) for table in tables[1:]),
-        )
-        entry = _Kept(refs, tuple(map(_version, tables)))
-        with _lock:
-            _kept[key] = entry
-    entry.found[name] = found
-    return found
+    if lasting and entry is not None and _is_of(entry, tables):
+        for (_, other), found in entry.found.items():
+            if other == name:
+                entry.in_graphs.append(found)
+                return found
+    return make()  # its values exist when the graph is replayed, not for the next call
+
+
+def _entry_of(tables: Tables) -> _Kept:
+    """Where to keep what is derived from ``tables``."""
+    key = id(tables[0])
+    former = _kept.get(key)
+    if former is not None and _is_of(former, tables):
+        return former
+    refs = (
+        weakref.ref(tables[0], lambda _: _drop(key)),
+        *(weakref.ref(table) for table in tables[1:]),
+    )
+    entry = _Kept(refs, tuple(map(_version, tables)))
+    if former is not None and former.of[0]() is tables[0]:
+        entry.in_graphs = former.in_graphs
+    with _lock:
+        _kept[key] = entry
+    return entry
 
 
 def moved_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A captured number of the CPU on ``device``, copied once and without waiting."""
-    return _remember(
-        (tensor,), ("moved", device), lambda: tensor.detach().to(device, non_blocking=True)
-    )
+    """A captured number of the CPU on ``device``, copied once and without waiting.
+
+    A CUDA graph goes on with the number that was copied before, or copies it from pinned memory.
+    """
+
+    def make() -> Tensor:
+        number = tensor.detach()
+        if device.type == "cuda" and number.is_pinned() and not _is_capturing(device):
+            number = number.clone()  # it may be written to before the copy is made
+        return number.to(device, non_blocking=True)
+
+    return _remember((tensor,), ("moved", device), make, lasting=True, device=device)
 
 
 def is_capturing(tensor: Tensor) -> bool:
     """Whether what is computed on the device of ``tensor`` goes into a CUDA graph now."""
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return _is_capturing(tensor.device)
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def stream_on(device: torch.device) -> int:
+    """The current stream of ``device``; 0 where there are none."""
+    if device.type != "cuda":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch._C._cuda_getCurrentRawStream(index)
 
 
 def _drop(key: int) -> None:

@@ -87,3 +87,26 @@ def test_kept_masks_are_bounded(made: list[int]) -> None:
     for size in range(mask_reuse.KEPT_MASKS + 9):
         flex_attention(q, q, q, mask_mod=lambda b, h, q, k, n=size: q < n, backend="eager")
     assert len(mask_reuse._kept) <= mask_reuse.KEPT_MASKS
+
+
+def test_streams_and_graphs_make_their_own(
+    made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No stream waits for another; a mask made in a CUDA graph has no values until a replay."""
+
+    def attend(size: int) -> None:
+        _attend(lambda b, h, q, k: q - k < size, *_qkv())
+
+    attend(5)
+    monkeypatch.setattr(mask_reuse, "stream_on", lambda device: 7)
+    attend(5)
+    attend(5)
+    assert len(made) == 2
+    monkeypatch.setattr(mask_reuse, "is_capturing", lambda query: True)
+    attend(5)
+    assert len(made) == 2 and len(mask_reuse._in_graphs) == 1
+    attend(6)
+    monkeypatch.setattr(mask_reuse, "is_capturing", lambda query: False)
+    attend(6)
+    assert len(made) == 4
+    mask_reuse._in_graphs.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -138,3 +139,46 @@ def test_a_number_is_moved_once() -> None:
     assert moved.device.type == "meta" and moved_to(number, torch.device("meta")) is moved
     number.add_(1)
     assert moved_to(number, torch.device("meta")) is not moved
+
+
+def test_streams_do_not_share_what_is_derived(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tables()
+    first = column_tables(made, 4)
+    monkeypatch.setattr(triton_tables, "stream_on", lambda device: 7)
+    other = column_tables(made, 4)
+    assert other is not first and column_tables(made, 4) is other
+    monkeypatch.undo()
+    assert column_tables(made, 4) is first
+
+
+def test_a_graph_follows_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are made inside it; an order, and a number of the CPU, may be from before."""
+    made = tables()
+    edged = row_arguments(made, 50, (16, 16), (1, 5))
+    columns = column_tables(made, 4)
+    number = torch.tensor(3.0)
+    moved = moved_to(number, torch.device("meta"))
+    monkeypatch.setattr(triton_tables, "_is_capturing", lambda device: True)
+    monkeypatch.setattr(triton_tables, "stream_on", lambda device: 7)
+    again = row_arguments(made, 50, (16, 16), (1, 5))
+    assert again[0][10] is not edged[0][10] and torch.equal(again[0][10], edged[0][10])
+    assert again[1] is edged[1]
+    assert column_tables(made, 4) is not columns
+    assert moved_to(number, torch.device("meta")) is moved
+    monkeypatch.undo()
+    assert column_tables(made, 4) is columns  # nothing of a graph is kept for other calls
+
+
+def test_a_graph_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tables()
+    order = weakref.ref(row_order(made, 1, 5))
+    with monkeypatch.context() as patch:
+        patch.setattr(triton_tables, "_is_capturing", lambda device: True)
+        row_order(made, 1, 5)
+    made[0].add_(0)
+    row_order(made, 1, 5)
+    gc.collect()
+    assert order() is not None
+    del made
+    gc.collect()
+    assert order() is None
