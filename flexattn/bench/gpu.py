@@ -28,7 +28,7 @@ from flexattn.bench.gpu_cases import Case, cases
 from flexattn.bench.gpu_contest import Place, Row
 from flexattn.bench.gpu_machine import ROOT
 from flexattn.bench.gpu_peers import compile_alone
-from flexattn.bench.gpu_rows import LOST, ONE_CASE, group_of, rows_of
+from flexattn.bench.gpu_rows import LEAST, LOST, ONE_CASE, group_of, rows_of
 
 CHECKS = ROOT / "tests" / "gpu"
 FIRST_PHASE = 0.4  # share of the time for checks and compiling
@@ -134,19 +134,20 @@ class Suite:
             said = 0.0
             while any(job.running for job in running) and self.budget.spent < end:
                 time.sleep(0.1)
-                for job in checks:
+                for job in running:
                     job.go_on()
                 if self.budget.spent > said + 10:
                     said = self.budget.spent
                     done = sum("outcome" in row for job in checks for row in job.lines())
-                    ready = sum(len(job.lines()) for job in compiling)
+                    ready = sum("contestant" in row for job in compiling for row in job.lines())
                     self.say(f"{done} checks done, {ready} contestants compiled")
             for job in running:
                 job.stop()
             self._read_checks(checks)
             for job in compiling:
                 for row in job.lines():
-                    self.warm[row["contest"], row["contestant"]] = row
+                    if "contestant" in row:
+                        self.warm[row["contest"], row["contestant"]] = row
         counts = {k: v if isinstance(v, int) else len(v) for k, v in self.checks.items()
                   if k in ("passed", "failed", "skipped", "not_run")}  # fmt: skip
         self.say("checks: " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in counts.items()))
@@ -188,20 +189,22 @@ class Suite:
     def _read_checks(self, jobs: Sequence[Job]) -> None:
         found: dict[str, Any] = self.checks
         for job in jobs:
-            wanted: list[str] = []
+            wanted: list[str] | None = None
             for row in job.lines():
                 if "collected" in row:
-                    wanted = wanted or row["collected"]
+                    wanted = row["collected"] if wanted is None else wanted
                 if "test" not in row:
                     continue
-                wanted.remove(row["test"])
+                if wanted and row["test"] in wanted:
+                    wanted.remove(row["test"])
                 if row["outcome"] == "passed":
                     found["passed"] += 1
                 else:
                     found[row["outcome"]].append({"test": row["test"], "why": row["why"]})
-            found["not_run"] += wanted
-            if job.code not in (0, 1, NO_TESTS, LOST, None):
-                found["failed"].append({"test": "pytest itself", "why": job.tail()})
+            found["not_run"] += wanted or []
+            # A Python without pytest ends with 1, as failing tests do, but has collected nothing.
+            if wanted is None or job.code not in (0, 1, NO_TESTS, LOST, None):
+                found["failed"].append({"test": "pytest itself", "why": job.last_words()})
         found["seconds"] = self.budget.spent
 
     # Second phase -----------------------------------------------------------------------------
@@ -230,7 +233,7 @@ class Suite:
         """Rows by name, each process going on behind the row at which the one before was lost."""
         named = {case.name: case for case in cases()}
         barred = {name: self._barred(named[name]) for name in names}
-        while names:
+        while names and self._left >= LEAST:
             with tempfile.TemporaryDirectory() as folder:
                 done, lost = self._one_process(Path(folder), names, barred)
             names = names[done:]
@@ -238,6 +241,8 @@ class Suite:
                 group = group_of(named[names[0]])
                 self._took([{"group": group, "case": names[0], "failed": {"ours": lost}}])
                 names = names[1:]
+        for name in names:
+            self._took(rows_of(named[name], self.place, {}, 0.0))
 
     def _one_process(
         self, folder: Path, names: list[str], barred: dict[str, dict[str, str]]
@@ -260,7 +265,7 @@ class Suite:
                     self._took(row["rows"])
             seen = len(lines)
             if not running:
-                return done, "" if job.process.returncode in (0, LOST) else job.tail()[-600:]
+                return done, "" if job.process.returncode in (0, LOST) else job.last_words()
             if time.monotonic() - heard > ONE_CASE + GRACE or self.budget.left < 0:
                 job.stop()
                 return done, f"it did not return in {time.monotonic() - heard:.0f} s"
@@ -343,8 +348,11 @@ class Job:
         whole = [line for line in self.report.read_text().splitlines(True) if line.endswith("\n")]
         return [json.loads(line) for line in whole]
 
-    def tail(self) -> str:
-        return self.log.read_text()[-2000:]
+    def last_words(self) -> str:
+        """How it ended, for one that ended before its work was done; never empty."""
+        code = self.process.returncode
+        how = "stopped" if self.stopped or code is None else f"ended with exit status {code}"
+        return f"{how}: {self.log.read_text()[-1500:].strip()}"
 
 
 def line(row: Row) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexattn.bench.gpu_peers import CONTESTANTS, Attend, NotApplicableError, Setting, ours
-from flexattn.bench.gpu_timing import Call, Clock, Measured, limit, rotations
+from flexattn.bench.gpu_timing import Call, Clock, Measured, OverdueError, limit, rotations
 from flexattn.bench.gpu_variants import VARIANTS, Mods, Shape, flops
 
 Row = dict[str, Any]
@@ -180,6 +180,8 @@ def _timed(
     for name, contestant in entered.items():
         try:
             samplers[name] = place.clock.sampler(contestant.calls, graphs)
+        except OverdueError:
+            raise  # the whole row's time, not this contestant's
         except Exception as error:
             failed[name] = short(error)
     rounds = 1 if place.rehearsal else ROUNDS

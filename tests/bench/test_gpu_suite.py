@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from flexattn.__main__ import main
-from flexattn.bench import gpu, gpu_cases, gpu_warm
+from flexattn.bench import gpu, gpu_cases, gpu_rows, gpu_warm
 from flexattn.bench.gpu import Budget, Job, Plan, Suite
 from flexattn.bench.gpu_cases import Case, cases
 from flexattn.bench.gpu_contest import Contest, Place, hold, warm
@@ -128,7 +129,8 @@ def test_compiling_ahead_is_a_process_that_reports(tmp_path: Path) -> None:
     report = tmp_path / "warm.jsonl"
     words = ["0", "1", "cpu", "cpp", "True", str(report), "full B2 H8 D256"]
     assert gpu_warm.main(words) == 0
-    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    rows = [row for row in lines if "contestant" in row]
     found = {(row["contest"].split()[0], row["contestant"]): row for row in rows}
     assert ("forward", "ours") in found and ("backward", "ours") in found
     assert "failed" in found["backward", "torch_flex"]  # it has none on the CPU
@@ -279,3 +281,61 @@ def test_the_order_of_rows_is_that_of_importance() -> None:
     assert names.index("forward causal B1 H16 D128 16384") < names.index(
         "forward full B2 H16 D128 8192"
     )
+
+
+def test_a_row_begun_too_late_is_no_wrong_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite's time ends in nearly every run within a row, which is then left out."""
+    monkeypatch.setattr(gpu_rows, "LEAST", 0.01)
+    late = Case("launch late", 0, measure=lambda place: time.sleep(20) or [])
+    assert gpu_rows.rows_of(late, HERE, {}, 0.2)[0]["skipped"] == "the time was over"
+    monkeypatch.setattr(gpu_rows, "ONE_CASE", 0.2)
+    assert "took longer" in gpu_rows.rows_of(late, HERE, {}, 30.0)[0]["failed"]["ours"]
+
+
+def test_rows_behind_the_end_of_time_start_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "Job", None)
+    suite = _suite(tmp_path)
+    suite.budget.total = -1.0
+    names = [case.name for case in cases()][:3]
+    suite.measure_apart(list(names))
+    assert [row["case"] for row in suite.rows] == names
+    assert all(row["skipped"] == "the time was over" for row in suite.rows)
+    assert suite.finish() == 0
+
+
+def test_a_process_that_dies_in_silence_is_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segmentation fault writes nothing."""
+    silent = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(gpu, "Job", lambda command, *rest: Job(["-c", silent], *rest))
+    suite = _suite(tmp_path)
+    suite.measure_apart([cases()[0].name])
+    assert suite.rows[0]["failed"]["ours"] == "ended with exit status -9: "
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit('No module named pytest')", "1 / 0"])
+def test_checks_that_collect_nothing_are_no_pass(tmp_path: Path, code: str) -> None:
+    job = Job(["-c", code], tmp_path / "report.jsonl", dict(os.environ))
+    job.process.wait()
+    suite = _suite(tmp_path)
+    suite._read_checks([job])
+    assert suite.checks["failed"][0]["test"] == "pytest itself"
+    assert suite.finish() == 1
+
+
+def test_compiling_goes_on_behind_a_lost_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_warm, "warm", lambda contest, place: [{"contestant": contest.name}])
+    report = tmp_path / "warm.jsonl"
+    words = ["0", "1", "cpu", "cpp", "True", str(report), "full B2 H8 D256"]
+    monkeypatch.setattr(gpu_warm, "answers", lambda place: False)
+    for lines in (2, 4):
+        assert gpu_warm.main(words) == gpu_rows.LOST
+        assert len(report.read_text().splitlines()) == lines
+    assert gpu_warm.main(words) == 0
