@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_calls import check, qkv
+from attention_calls import check, poisoned, qkv
 
 from flexattn import create_block_mask, flex_attention, verify
 from flexattn.errors import (
@@ -59,9 +59,9 @@ def test_what_is_guarded_or_masked_is_no_fault() -> None:
     mask = create_block_mask(lambda b, h, q, k: k < 9, 1, 1, 20, 25, BLOCK_SIZE=16)
     inputs = qkv((1, 1, 1, 20, 25, 16, 16))
     for arguments in ((guarded,), (reads_outside, mask)):
-        found, wanted = (
-            flex_attention(*inputs, *arguments, backend=name) for name in ("triton", "eager")
-        )
+        with poisoned():
+            found = flex_attention(*inputs, *arguments, backend="triton")
+        wanted = flex_attention(*inputs, *arguments, backend="eager")
         torch.testing.assert_close(found, wanted)
 
 
@@ -98,7 +98,8 @@ def test_verify_covers_this_backend() -> None:
 def test_the_environment_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXATTN_BACKEND", "triton")
     q, k, v = (t.detach() for t in qkv((1, 1, 1, 8, 9, 16, 16)))
-    out = flex_attention(q, k, v)
+    with poisoned():
+        out = flex_attention(q, k, v)
     monkeypatch.delenv("FLEXATTN_BACKEND")
     torch.testing.assert_close(out, flex_attention(q, k, v, backend="eager"))
 
