@@ -112,7 +112,12 @@ def _dtype_name(text: str) -> str:
 def _head_dim(text: str) -> int | tuple[int, int]:
     """``128`` or ``192,128``."""
     first, comma, second = text.partition(",")
-    return (int(first), int(second)) if comma else int(first)
+    try:
+        return (int(first), int(second)) if comma else int(first)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number, nor two such as 192,128"
+        ) from None
 
 
 def find_mod(path: str) -> Callable[..., Any]:

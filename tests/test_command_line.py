@@ -44,6 +44,14 @@ def test_compile_and_cache(capsys, monkeypatch, tmp_path):
     assert json.loads(run(capsys, "cache", "--json")[1].out) == []
 
 
+def test_a_head_dim_that_is_none(capsys):
+    line = "compile flexattn:noop_mask --target sm_90 --head-dim wide"
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, *line.split())
+    assert ended.value.code == 2
+    assert "--head-dim: 'wide' is not a number, nor two such as 192,128" in capsys.readouterr().err
+
+
 def test_compile_for_a_gpu(capsys):
     line = "compile flexattn:noop_mask --target sm_90 --direction fwd --head-dim 32,16 --dtype bf16"
     code, said = run(capsys, *line.split(), "--json")

@@ -336,7 +336,10 @@ def triton_source(
 @functools.cache
 def triton_version() -> str | None:
     """Version of the Triton that an import would find, without importing it; None if none."""
-    found = importlib.util.find_spec("triton")
+    try:
+        found = importlib.util.find_spec("triton")
+    except (ImportError, ValueError):  # something keeps it from being imported
+        found = None
     if found is None or found.origin is None:
         return None
     stated = re.search(rb"""^__version__ = ['"](.+?)['"]""", _read(found.origin), re.M)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flexattn.errors import BlockMaskError, CaptureDeviceError, ModSignatureError
+from flexattn.errors import ArgumentError, BlockMaskError, CaptureDeviceError, ModSignatureError
 from flexattn.ir.interpreter import evaluate
 from flexattn.masks import validate
 from flexattn.masks.block_mask import BlockMask
@@ -182,13 +182,29 @@ def _count(value: int | None, name: str) -> int:
     return count
 
 
+def _present(device: torch.device) -> torch.device:
+    """``device`` with its number.
+
+    Raises:
+        ArgumentError: The machine or its torch has no such device.
+    """
+    if device.type == "cpu":
+        return device
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        raise ArgumentError(
+            f"the mask is to lie on {device}, and torch {torch.__version__} cannot use that.",
+            why=f"{str(error).strip().splitlines()[0]}.",
+            fix="pass device='cpu', or run where torch.cuda.is_available() is True.",
+        ) from error
+
+
 def _device(device: DeviceLike, bound: Bound) -> torch.device:
     """The device asked for, else that of the captures, else PyTorch's default for masks."""
     found = {tensor.device for tensor in bound.captures if tensor.ndim or tensor.is_cuda}
     if device is not None:
-        chosen = torch.device(device)
-        if chosen.type != "cpu" and chosen.index is None:
-            chosen = torch.empty(0, device=chosen).device
+        chosen = _present(torch.device(device))
     else:
         fallback = torch.accelerator.current_accelerator() or torch.device("cpu")
         chosen = min(found, key=str, default=fallback)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as peer
 
 from flexattn.errors import (
+    ArgumentError,
     BackendError,
     BlockMaskError,
     CaptureDeviceError,
@@ -313,3 +314,11 @@ def test_where_no_values_exist_a_mask_has_its_shape() -> None:
     far = torch.arange(8, device="meta")
     mask = create_block_mask(lambda b, h, q, kv: far[q] >= far[kv], 1, 1, 8, 8, BLOCK_SIZE=4)
     assert mask.device.type == "meta" and mask.shape == (1, 1, 8, 8)
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for device in ("cuda", "cuda:1", torch.device("cuda")):
+        with pytest.raises(ArgumentError, match="the mask is to lie on cuda"):
+            create_block_mask(lambda b, h, q, k: q >= k, None, None, 8, 8, device=device)

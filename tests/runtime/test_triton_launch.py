@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -137,6 +138,24 @@ def test_triton_is_missing(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(TritonNotFoundError, match="for sm_90, and cannot be imported"):
         load_triton(delta())
+
+
+def test_triton_is_kept_out(cache_dir: Path) -> None:
+    """Something may stand in the way of its import; that is no other error."""
+    code = """
+import sys
+
+class Kept:
+    def find_spec(self, name, path=None, target=None):
+        if name == "triton":
+            raise ModuleNotFoundError("No module named 'triton'")
+
+sys.meta_path.insert(0, Kept())
+from flexattn.__main__ import main
+sys.exit(main(["compile", "flexattn:noop_mask", "--target", "sm_90"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("TritonNotFoundError"), done.stderr
 
 
 def test_compiled_and_interpreted_do_not_mix(cache_dir: Path) -> None:
