@@ -74,13 +74,19 @@ class Faults:
         return cell
 
     def post(self, name: Hashable, report: Report) -> None:
-        """Have the cell of ``name`` looked at once the kernel launched last has run."""
-        posted = _Posted(name, self._copy(self._cells[name]), report)
+        """Have the cell of ``name`` looked at once the kernel launched last has run.
+
+        Another thread may have met a fault in that cell meanwhile: then this call is not told.
+        """
+        cell = self._cells.get(name)
+        if cell is None:
+            return
+        posted = _Posted(name, self._copy(cell), report)
         with self._lock:
             self._posted.append(posted)
-            full = len(self._posted) > self._limit
-        if full:
-            self._posted[0].copy.wait()
+            oldest = self._posted[0] if len(self._posted) > self._limit else None
+        if oldest is not None:
+            oldest.copy.wait()
             self.check()
 
     def check(self) -> None:

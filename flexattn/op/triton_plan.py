@@ -163,6 +163,8 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
         tables=len(call.tables),
         descriptors=aligned
         and _has_descriptors(machine.target, dtype_name(q), dim, value_dim)
+        # What descriptors make of rows that overlap, as expanded ones do, is not defined.
+        and all(row_strides(tensor)[2] >= tensor.shape[3] for tensor in (q, k, v, *others))
         and not (options and option(options, direction, "USE_TMA") is False),
         positive_scale=call.scale > 0,
         ordered=bool(call.tables),

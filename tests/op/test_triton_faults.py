@@ -117,6 +117,20 @@ def test_the_queue_is_bounded() -> None:
             launch(faults, 0, NONE, told)
 
 
+def test_a_thread_may_find_the_fault_of_another() -> None:
+    """It renews the cell between the other's launch and its post."""
+    copies, told = Copies(), []
+    faults = Faults(copies)
+    launch(faults, 0, 3, told)
+    faults.cell(0, CPU)
+    copies.made[0].here = True
+    with pytest.raises(Told, match="at 3"):
+        faults.check()
+    faults.post(0, lambda place: Told(f"at {place}"))
+    faults.check()
+    assert told == [3]
+
+
 @pytest.mark.parametrize("place", [(0, 0, 0, 0), (1, 2, 3, 4), (1, 0, 4, 6)])
 def test_places(place: tuple[int, int, int, int]) -> None:
     b, h, q, kv = place

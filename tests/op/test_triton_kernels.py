@@ -191,3 +191,16 @@ def test_kernels_that_are_not_wanted_are_not_measured(
     out = flex_attention(q, k.detach(), v.detach(), backend="triton")
     torch.autograd.grad(out.sum(), q)
     assert {kernel for kernel, _ in timer.measured} == {"forward", "dq"}
+
+
+def test_rows_that_overlap_are_read_by_pointers(launched: Launches) -> None:
+    """What a descriptor makes of a stride below the width of its rows is not defined."""
+    q, k, v = qkv(1, 2, 128, 128)
+    shared = k.detach()[:, :, :1].expand(k.shape)
+    for keys, wanted in ((k, True), (shared, False)):
+        launched.clear()
+        flex_attention(q, keys, v, backend="triton").sum().backward()
+        assert {kernel.spec.name for kernel in launched} == {"forward", "delta", "dq", "dkdv"}
+        for source in launched:
+            if source.spec.name != "delta":
+                assert source.choices.aligned and source.choices.descriptors is wanted
