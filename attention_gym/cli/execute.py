@@ -23,6 +23,7 @@ from attention_gym.cli.options import (
     add_sizes,
     given,
     new_command,
+    runnable,
     sizes,
 )
 from attention_gym.cli.report import console, emit
@@ -31,9 +32,7 @@ from attention_gym.gallery import load_all
 from attention_gym.inputs import DTYPES, Problem, make_problem
 from attention_gym.recipe import Recipe, Sizes
 from flexattn import create_block_mask, flex_attention
-from flexattn.reports.verify import available_backends
 
-CPU = torch.device("cpu")
 RUN_EXAMPLES = "run sliding_window --window 512 --q-len 4096\nrun alibi --backward --json"
 VERIFY_EXAMPLES = "verify t5_bias\nverify prefix_lm --prefix 5 --backend cpp\nverify --all"
 EXPLAIN_EXAMPLES = "explain tanh_softcap\nexplain document --q-len 4096"
@@ -141,7 +140,7 @@ def verify(options: argparse.Namespace) -> int:
     if (options.recipe is None) != options.all:
         raise GymInputError("verify takes the NAME of a recipe or --all, one of the two.")
     recipes = list(load_all()) if options.all else [options.recipe]
-    backends = [options.backend] if options.backend else available_backends(CPU)
+    backends = [options.backend] if options.backend else runnable()
     dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
     size = sizes(options, CHECKED)
     parameters = {} if options.all else given(options)

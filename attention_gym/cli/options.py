@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -12,6 +13,12 @@ from attention_gym.inputs import DTYPES
 from attention_gym.recipe import Recipe, Sizes
 
 BACKENDS = ("cpp", "eager", "triton")
+
+
+def runnable() -> list[str]:
+    """The backends that compute on the CPU in this process; Triton does where it is interpreted."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return [name for name in BACKENDS if name != "triton" or interpreted]
 
 
 def new_command(

@@ -136,9 +136,16 @@ def launches(place: Place) -> Row:
         for name, call in calls.items():
             row[f"{name}_us"] = 1e6 * host_time(place, call)
         if place.backend == "triton":
-            with counted_launches() as spent:
-                host_time(place, calls["soft_cap"])
-            row["launch_us"] = 1e6 * statistics.median(spent)
+            kernel = importlib.import_module("flexattn.runtime.triton_launch").TritonKernel
+            module = importlib.import_module("flexattn.op.triton")
+            for name, owner, function in (
+                ("launch_us", kernel, "launch"),
+                ("forward_us", module, "forward"),  # from the operator on, with torch's memory
+                ("memory_us", module, "_outputs"),
+            ):
+                with counted(owner, function) as spent:
+                    host_time(place, calls["soft_cap"])
+                row[name] = 1e6 * statistics.median(spent)
     return row
 
 
@@ -156,23 +163,22 @@ def host_time(place: Place, call: Callable[[], object]) -> float:
 
 
 @contextmanager
-def counted_launches() -> Iterator[list[float]]:
-    """Collects the seconds that each launch of one of our Triton kernels takes."""
+def counted(owner: Any, name: str) -> Iterator[list[float]]:
+    """Collects the seconds that each call of the function ``name`` of ``owner`` takes."""
     spent: list[float] = []
-    kernel = importlib.import_module("flexattn.runtime.triton_launch").TritonKernel
-    launch = kernel.launch
+    function = getattr(owner, name)
 
-    def timed(self: Any, *args: Any, **options: Any) -> Any:
+    def timed(*args: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        result = launch(self, *args, **options)
+        result = function(*args, **options)
         spent.append(time.perf_counter() - start)
         return result
 
-    kernel.launch = timed
+    setattr(owner, name, timed)
     try:
         yield spent
     finally:
-        kernel.launch = launch
+        setattr(owner, name, function)
 
 
 # A process of its own, since a first call is first once. What is not ours is warm before.

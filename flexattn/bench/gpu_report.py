@@ -247,7 +247,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "over_torch": "× torch",
     },
     "launch": {
-        "launch_us": "launch µs", "plain_us": "call µs", "block_mask_us": "with BlockMask",
+        "launch_us": "launch µs", "forward_us": "with its plan and memory",
+        "memory_us": "memory alone", "plain_us": "call µs", "block_mask_us": "with BlockMask",
         "soft_cap_us": "and soft-cap", "sdpa_us": "SDPA", "torch_flex_soft_cap_us": "torch flex",
     },
     "new mod": {

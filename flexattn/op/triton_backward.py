@@ -130,8 +130,8 @@ def backward(call: Call, saved: Saved) -> Gradients:
     call, saved = _readable(call, saved)
     q, k, v, bound = call.query, call.key, call.value, call.bound
     if 0 in q.shape[:3] or k.shape[2] == 0:
-        zeros = [empty_gradient(tensor).zero_() for tensor in (q, k, v)]
-        return (*zeros, [torch.zeros_like(bound.captures[c]) for c in saved.captures])
+        zero_q, zero_k, zero_v = (empty_gradient(tensor).zero_() for tensor in (q, k, v))
+        return (zero_q, zero_k, zero_v, [torch.zeros_like(bound.captures[c]) for c in saved.captures])
     captures = captures_on(bound, q.device) if bound.captures else []
     plans = bound.variant.plans
     key = (
