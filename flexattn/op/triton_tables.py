@@ -47,7 +47,10 @@ _lock = threading.Lock()
 @counters.on_clear
 def _forget() -> None:
     with _lock:
-        _kept.clear()
+        for key, entry in list(_kept.items()):
+            entry.found.clear()
+            if not entry.in_graphs:  # a graph may be replayed yet
+                del _kept[key]
 
 
 def block_of(block: tuple[int, int], lengths: tuple[int, int]) -> tuple[int, int]:
