@@ -7,7 +7,6 @@ gradients of captured tensors, then the kernel for those of keys and values.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -131,7 +130,12 @@ def backward(call: Call, saved: Saved) -> Gradients:
     q, k, v, bound = call.query, call.key, call.value, call.bound
     if 0 in q.shape[:3] or k.shape[2] == 0:
         zero_q, zero_k, zero_v = (empty_gradient(tensor).zero_() for tensor in (q, k, v))
-        return (zero_q, zero_k, zero_v, [torch.zeros_like(bound.captures[c]) for c in saved.captures])
+        return (
+            zero_q,
+            zero_k,
+            zero_v,
+            [torch.zeros_like(bound.captures[c]) for c in saved.captures],
+        )
     captures = captures_on(bound, q.device) if bound.captures else []
     plans = bound.variant.plans
     key = (
