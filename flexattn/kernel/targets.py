@@ -52,9 +52,10 @@ def target(name: str) -> Target:
     try:
         return TARGETS[name]
     except KeyError:
+        gpus = ", ".join(each for each in TARGETS if each != INTERPRETER.name)
         raise TargetError(
             f"there is no target {name!r}.",
-            why=f"kernels are written for {', '.join(TARGETS)}.",
+            why=f"kernels are written for {gpus}.",
             fix="name one of them; sm_90 is the H100 and the H200.",
         ) from None
 

@@ -55,8 +55,9 @@ def test_another_target():
 def test_bad_names():
     with pytest.raises(BackendError, match="no target 'sse'"):
         flexattn.lower(causal, target="sse")
-    with pytest.raises(TargetError, match="no target 'sm_00'"):
+    with pytest.raises(TargetError, match="no target 'sm_00'") as caught:
         flexattn.lower(causal, target="sm_00")
+    assert "gfx950" in str(caught.value) and "interpreter" not in str(caught.value)
     with pytest.raises(TargetError, match="interpreter"):
         flexattn.compile_only(causal, target="interpreter")
     with pytest.raises(ArgumentError, match="no decode kernel for the CPU"):
