@@ -94,6 +94,7 @@ class TritonKernel:
                 run = compiled.run
             start = _starter(compiled, run, self._constants, _device(index))
             self._loaded[index] = start
+            _on_devices.append(compiled)
             return start
 
 
@@ -153,6 +154,9 @@ def _current_stream(index: int) -> int:
 
 _kernels: dict[str, TritonKernel] = {}
 _building: dict[str, threading.Lock] = {}
+# Triton 3.9 unloads the code of a compiled kernel that is forgotten, and CUDA graphs may still
+# hold it: what was loaded stays, also when caches are cleared.
+_on_devices: list[Any] = []
 
 
 def load_triton(source: TritonSource) -> TritonKernel:

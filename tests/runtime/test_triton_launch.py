@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,17 @@ def test_each_device_has_its_own_handle(launched: Any, machine: Machine) -> None
         (0, 1000, 40), (2, 1002, 42), (0, 1000, 40), (2, 1002, 42)
     ]  # fmt: skip
     assert machine.visited == [2, 2] and machine.current == 0
+
+
+def test_what_a_graph_may_hold_is_never_unloaded(cache_dir: Path, machine: Machine) -> None:
+    kernel = load_triton(delta())
+    compiled = weakref.ref(kernel.compiled)
+    kernel.compiled._run, kernel.compiled.module = lambda *args: None, object()
+    kernel.launch((1,), [], 0)
+    del kernel
+    counters.clear_cache()
+    gc.collect()
+    assert compiled() is not None
 
 
 def test_profilers_are_told(launched: Any) -> None:
