@@ -154,9 +154,11 @@ def is_legal(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: in
 
 def shared_bytes(kernel: str, tile: Tile, target: Target, dtype: str, D: int, DV: int) -> int:
     """Bytes of shared memory that a program takes, estimated from above."""
-    if target.backend == "interpreter" or kernel in ("combine", "delta", "classes"):
-        return 4096
     size, stages = SIZES[dtype], tile.num_stages
+    if target.backend == "interpreter" or kernel == "classes":
+        return 4096
+    if kernel in ("combine", "delta"):  # sums between warps
+        return max(4096, 2 * tile.bm * sum(chunks(DV)) * max(4, size))
     owned, walked = _sides(kernel, tile)
     own_columns, columns, results = _columns(kernel, D, DV)
     own, loop = owned * own_columns * size, walked * columns * size
