@@ -14,6 +14,7 @@ nobody                              the kernel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -36,7 +37,6 @@ from flexattn.op.call import BACKENDS, forward
 from flexattn.op.options import FlexKernelOptions, read_kernel_options
 from flexattn.op.outputs import AuxOutput, AuxRequest
 from flexattn.op.request import Call, KernelOptions, Outputs
-from flexattn.op.triton_device import check_device
 from flexattn.op.validate import (
     check_block_mask,
     check_flags,
@@ -208,7 +208,7 @@ def choose_backend(backend: str | None, query: Tensor) -> str:
             )
         name = "triton"
     if name == "triton":
-        check_device(query.device)
+        import_module("flexattn.op.triton_device").check_device(query.device)
         return name
     if name not in BACKENDS:
         raise BackendError(

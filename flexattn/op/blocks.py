@@ -23,7 +23,6 @@ from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of, kernel_for
 from flexattn.op.programs import Bound, variant_of_text
 from flexattn.op.request import Call, Position
-from flexattn.op.triton_device import check_device
 from flexattn.passes.guard import Guarded, guard
 
 Shape: TypeAlias = tuple[int, int, int, int]
@@ -80,7 +79,7 @@ def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str |
     backend = backend or knobs.get("FLEXATTN_BACKEND")
     if backend is not None:
         if backend == "triton":
-            check_device(device)
+            import_module("flexattn.op.triton_device").check_device(device)
         if backend not in CLASSIFIERS or (backend == "cpp" and device.type != "cpu"):
             raise BackendError(
                 f"backend {backend!r} cannot make a mask on {device}.",

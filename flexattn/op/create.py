@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,6 @@ from flexattn.masks.tables import from_classes
 from flexattn.op import dynamo, operators, symbolic
 from flexattn.op.blocks import block_classes, evaluator
 from flexattn.op.programs import Bound
-from flexattn.op.triton_faults import check_earlier
 from flexattn.trace import trace_mod
 
 DeviceLike = torch.device | str | int | None
@@ -100,7 +100,8 @@ def _tables(
     separate_full: bool = others["separate_full_blocks"]
     if operators.is_watched(bound.captures):
         return operators.block_tables(bound, shape, block, separate_full, device)
-    check_earlier(device)
+    if device.type == "cuda":  # faults of earlier calls; imported where there can be some
+        import_module("flexattn.op.triton_faults").check_earlier(device)
     classes = block_classes(bound, shape, block, device, others["backend"])
     partial, full = from_classes(classes, separate_full)
     return [*partial, *(full or ())]

@@ -22,7 +22,7 @@ from flexattn.errors import BlockMaskError
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import Bound, bind
-from flexattn.op.triton_tables import is_capturing, stream_on
+from flexattn.op.triton_streams import is_capturing, stream_on
 from flexattn.runtime import counters
 from flexattn.trace import trace_mod
 

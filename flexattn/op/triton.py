@@ -34,7 +34,7 @@ from flexattn.op.triton_plan import (
     rows_of_lists,
     stored,
 )
-from flexattn.op.triton_tables import is_capturing
+from flexattn.op.triton_streams import is_capturing
 from flexattn.runtime.launch import check_memory
 from flexattn.runtime.triton_autotune import time_on_gpu
 

@@ -34,7 +34,8 @@ from flexattn.op.triton_plan import (
     source_of,
     stored,
 )
-from flexattn.op.triton_tables import column_arguments, is_capturing, no_arguments
+from flexattn.op.triton_streams import is_capturing
+from flexattn.op.triton_tables import column_arguments, no_arguments
 from flexattn.runtime.launch import check_memory
 from flexattn.runtime.triton_autotune import time_on_gpu
 

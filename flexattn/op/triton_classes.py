@@ -21,7 +21,8 @@ from flexattn.op.triton_captures import capture_arguments, captures_on, choices_
 from flexattn.op.triton_device import machine_of
 from flexattn.op.triton_faults import NONE, new_cell, on_host, position_in
 from flexattn.op.triton_plan import Frame, kernel_of
-from flexattn.op.triton_tables import block_of, is_capturing
+from flexattn.op.triton_streams import is_capturing
+from flexattn.op.triton_tables import block_of
 
 Shape = tuple[int, int, int, int]
 

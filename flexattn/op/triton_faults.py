@@ -22,7 +22,7 @@ from flexattn.errors import FlexAttentionError, IndexOutOfRangeError
 from flexattn.op.faults import fault_error
 from flexattn.op.programs import Bound
 from flexattn.op.request import Call, Position
-from flexattn.op.triton_tables import is_capturing
+from flexattn.op.triton_streams import is_capturing
 from flexattn.runtime import counters
 
 NONE = (1 << 63) - 1

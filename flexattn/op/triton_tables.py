@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from flexattn.masks.tables import cdiv, distinct_heads, transpose
+from flexattn.op.triton_streams import is_capturing_on, stream_on
 from flexattn.runtime import counters
 
 Tables: TypeAlias = Sequence[Tensor]
@@ -228,7 +229,7 @@ def _remember(
     where = tables[0].device if device is None else device
     key = id(tables[0])
     entry = _kept.get(key)
-    if not _is_capturing(where):
+    if not is_capturing_on(where):
         place = stream_on(where), name
         if entry is not None and _is_of(entry, tables):
             found = entry.found.get(place)
@@ -272,28 +273,11 @@ def moved_to(tensor: Tensor, device: torch.device) -> Tensor:
 
     def make() -> Tensor:
         number = tensor.detach()
-        if device.type == "cuda" and number.is_pinned() and not _is_capturing(device):
+        if device.type == "cuda" and number.is_pinned() and not is_capturing_on(device):
             number = number.clone()  # it may be written to before the copy is made
         return number.to(device, non_blocking=True)
 
     return _remember((tensor,), ("moved", device), make, lasting=True, device=device)
-
-
-def is_capturing(tensor: Tensor) -> bool:
-    """Whether what is computed on the device of ``tensor`` goes into a CUDA graph now."""
-    return _is_capturing(tensor.device)
-
-
-def _is_capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def stream_on(device: torch.device) -> int:
-    """The current stream of ``device``; 0 where there are none."""
-    if device.type != "cuda":
-        return 0
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch._C._cuda_getCurrentRawStream(index)
 
 
 def _drop(key: int) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexattn import knobs
 from flexattn.errors import CacheDirectoryError
 from flexattn.kernel.source import KernelSource
-from flexattn.kernel.triton_source import TritonSource
 from flexattn.runtime import cache, compiler, counters
+
+if TYPE_CHECKING:  # it brings the whole lowering for GPUs along
+    from flexattn.kernel.triton_source import TritonSource
 
 ANALYSIS = "analysis.txt"  # beside the files of a cache entry, where a kernel is dumped
 

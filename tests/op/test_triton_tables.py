@@ -158,7 +158,7 @@ def test_a_graph_follows_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = column_tables(made, 4)
     number = torch.tensor(3.0)
     moved = moved_to(number, torch.device("meta"))
-    monkeypatch.setattr(triton_tables, "_is_capturing", lambda device: True)
+    monkeypatch.setattr(triton_tables, "is_capturing_on", lambda device: True)
     monkeypatch.setattr(triton_tables, "stream_on", lambda device: 7)
     again = row_arguments(made, 50, (16, 16), (1, 5))
     assert again[0][10] is not edged[0][10] and torch.equal(again[0][10], edged[0][10])
@@ -173,7 +173,7 @@ def test_a_graph_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tables()
     order = weakref.ref(row_order(made, 1, 5))
     with monkeypatch.context() as patch:
-        patch.setattr(triton_tables, "_is_capturing", lambda device: True)
+        patch.setattr(triton_tables, "is_capturing_on", lambda device: True)
         row_order(made, 1, 5)
     made[0].add_(0)
     row_order(made, 1, 5)
