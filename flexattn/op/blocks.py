@@ -8,10 +8,13 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flexattn import knobs
+from flexattn.analysis import runs
+from flexattn.analysis.runs import RowSource, Runs
 from flexattn.errors import BackendError
 from flexattn.ir.interpreter import evaluate
 from flexattn.ir.nodes import BOOL, I64, Apply, Const, Load, Node, walk
@@ -30,6 +33,24 @@ Classes: TypeAlias = Callable[[Bound, Shape, tuple[int, int], torch.device], Ten
 
 INTERPRETED = 1 << 24
 """Operations (pairs times nodes) that the interpreter does in less time than a compiler takes."""
+
+
+def block_runs(
+    bound: Bound,
+    shape: Shape,
+    block: tuple[int, int],
+    device: torch.device,
+    backend: str | None = None,
+) -> Runs | RowSource:
+    """The blocks that the mask keeps, for ``shape`` = (B, H, Q_LEN, KV_LEN); runs lie on the CPU.
+
+    ``slices`` has size 1 along B (H) where the mask does not read b (h); batches and heads that
+    are alike share a slice.
+    """
+    batch, heads = (n if x in bound.variant.inputs else min(n, 1) for n, x in zip(shape, "bh"))
+    classes = block_classes(bound, (batch, heads, *shape[2:]), block, device, backend)
+    slices = np.arange(batch * heads, dtype=np.int32).reshape(batch, heads)
+    return runs.from_classes(classes.cpu().numpy().reshape(-1, *classes.shape[2:]), slices)
 
 
 def block_classes(
