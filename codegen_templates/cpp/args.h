@@ -23,7 +23,8 @@ struct Mods {
   i64 threads;                    // at most so many threads; 1 never enters OpenMP
 };
 
-// Block tables, int32, as in PyTorch's BlockMask; all four null: every block is partial.
+// Block tables, int32, as in PyTorch's BlockMask; all four null: every block is partial, or the
+// mods have ranges (NUM_RANGES) that tell.
 // Rows of `rows` blocks of q_block queries, columns of kv_block keys; a table has B or 1, Hq or 1
 // as leading sizes (stride 0 where 1). Entries beyond the lengths are ignored.
 struct BlockTables {

@@ -195,7 +195,7 @@ static void tile_grads(Work& w, i64 b, i64 h, i64 q0, i64 row, i64 n_q, i64 grou
   Site begin = {a.mods, u, qv, kvv, b, h, q0, 0, a.M - 1, group};
   if (HAS_CAPTURE_GRADS) grad_begin(g, begin);
   StripMask mask;
-  KeyTiles keys(a.blocks, a.N, b, h, row);
+  KeyTiles keys(a.blocks, a.mods, u, a.M, a.N, b, h, row);
   i64 kv0, n;
   bool masked;
   while (keys.next(kv0, n, masked)) {

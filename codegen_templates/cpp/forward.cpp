@@ -127,7 +127,7 @@ static void attend_tile(Shared& shared, Work& w, i64 b, i64 h, i64 q0, i64 row, 
   hoist_uniform(a.mods, b, h, u);
   hoist_q(a.mods, u, b, h, q0, n_q, a.M, qv);
   StripMask mask;
-  KeyTiles keys(a.blocks, a.N, b, h, row);
+  KeyTiles keys(a.blocks, a.mods, u, a.M, a.N, b, h, row);
   i64 kv0, n;
   bool masked;
   while (keys.next(kv0, n, masked)) {

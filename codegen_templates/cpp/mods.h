@@ -39,6 +39,7 @@ constexpr bool HAS_MASK_MOD = false;
 constexpr bool HAS_FAULT = false;          // is fault() to be asked (forward, tiles)
 constexpr bool HAS_CAPTURE_GRADS = false;  // are the grad_* hooks to be called (backward)
 constexpr int NUM_CAPTURE_GRADS = 0;
+constexpr int NUM_RANGES = 0;              // ranges of keys that tell the blocks to visit; 0: the tables do
 
 // Hoisted values: scalars, arrays of BM, arrays of BN; of F, int or i64, a bool as int.
 struct Uniform {};
@@ -50,6 +51,9 @@ static inline void hoist_uniform(const Mods& a, i64 b, i64 h, Uniform& u) {}
 static void hoist_q(const Mods& a, const Uniform& u, i64 b, i64 h, i64 q0, i64 n, i64 limit, QValues& qv) {}
 // Entries j in [0, n) for kv_idx = kv0 + j.
 static void hoist_kv(const Mods& a, const Uniform& u, i64 b, i64 h, i64 kv0, i64 n, KVValues& kvv) {}
+
+// Ends of the ranges of keys of one query, in order and half-open; they may lie beyond the lengths.
+static inline void kv_ranges(const Mods& a, const Uniform& u, i64 b, i64 h, i64 q, i64* low, i64* high) {}
 
 // Whether the pair is kept.
 static inline VM mask_mod(const Site& s, i64 i, i64 j) { return splat<VM>(-1); }

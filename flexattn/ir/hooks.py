@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexattn.ir.nodes import DType, Node
-from flexattn.ir.program import CaptureType
+from flexattn.ir.program import CaptureType, Ranges
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Hooks:
         derivative: What ``score_grad`` and the values of ``capture_grads`` read beside
             ``grad``: ``none``, ``score``, or ``output`` (the modified score, of meaning where
             its weight is not 0).
+        ranges: Which blocks to visit, in terms of ``b h``, one index, numbers, sizes and
+            captures, nothing hoisted; None where block lists tell.
     """
 
     uniform: tuple[Node, ...]
@@ -77,3 +79,4 @@ class Hooks:
     numbers: tuple[DType, ...]
     compute: DType
     derivative: str = "score"
+    ranges: Ranges | None = None

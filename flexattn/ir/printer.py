@@ -14,6 +14,8 @@ A program, one node a line, arguments before users (floats in hexadecimal, so no
     %5 = apply add f32 %2 %4
     score %5
     mask -
+
+Two more lines where there are ranges, low and high of each piece: ``rows %7 %9``, ``cols %7 %8``.
 """
 
 from __future__ import annotations
@@ -40,11 +42,12 @@ from flexattn.ir.nodes import (
     walk,
 )
 from flexattn.ir.ops import OPS
-from flexattn.ir.program import CaptureType, Program
+from flexattn.ir.program import CaptureType, Piece, Program, Ranges
 
 HEADER = "flexattn-program 1"
 STORAGE_DTYPES = frozenset({"bool", "u8", "i8", "i16", "i32", "i64", "bf16", "f16", "f32", "f64"})
 _DTYPES = frozenset({BOOL, I32, I64, F32, F64})
+_FIELDS = frozenset({"compute", "captures", "numbers", "score", "mask", "rows", "cols"})
 _CAPTURE = re.compile(r"(\w+)\[(\d+)\]")
 
 
@@ -60,11 +63,15 @@ def print_program(program: Program) -> str:
         " ".join(["captures", *(f"{c.dtype}[{c.ndim}]" for c in program.captures)]),
         " ".join(["numbers", *program.numbers]),
     ]
-    for node in walk(program.score, program.mask):
+    ranges = program.ranges
+    for node in walk(program.score, program.mask, *(ranges.nodes if ranges else ())):
         names[node] = f"%{len(names)}"
         lines.append(f"{names[node]} = {_definition(node, names)}")
     for role, root in (("score", program.score), ("mask", program.mask)):
         lines.append(f"{role} {'-' if root is None else names[root]}")
+    if ranges is not None:
+        for role, pieces in (("rows", ranges.rows), ("cols", ranges.cols)):
+            lines.append(" ".join([role, *(names[end] for piece in pieces for end in piece)]))
     return "\n".join(lines) + "\n"
 
 
@@ -108,7 +115,7 @@ def parse_program(text: str) -> Program:
                 if equals != "=" or head in nodes:
                     raise ValueError("not a new definition")
                 nodes[head] = _parse_node(words, nodes)
-            elif head in fields or head not in ("compute", "captures", "numbers", "score", "mask"):
+            elif head in fields or head not in _FIELDS:
                 raise ValueError(f"unknown or repeated field {head!r}")
             else:
                 fields[head] = rest.strip()
@@ -134,7 +141,19 @@ def _assemble(fields: Mapping[str, str], nodes: Mapping[str, Node]) -> Program:
         captures=tuple(captures),
         numbers=tuple(_dtype(word) for word in fields["numbers"].split()),
         compute=_dtype(fields["compute"]),
+        ranges=_ranges(fields, nodes),
     )
+
+
+def _ranges(fields: Mapping[str, str], nodes: Mapping[str, Node]) -> Ranges | None:
+    if "rows" not in fields and "cols" not in fields:
+        return None
+    return Ranges(_pieces(fields["rows"], nodes), _pieces(fields["cols"], nodes))
+
+
+def _pieces(text: str, nodes: Mapping[str, Node]) -> tuple[Piece, ...]:
+    ends = [nodes[name] for name in text.split()]
+    return tuple(zip(ends[::2], ends[1::2], strict=True))
 
 
 def _parse_node(words: list[str], nodes: Mapping[str, Node]) -> Node:

@@ -22,7 +22,7 @@ from flexattn.ir.nodes import (
     walk,
 )
 from flexattn.ir.ops import OPS, Op, result_dtype
-from flexattn.ir.program import Program
+from flexattn.ir.program import MAX_PIECES, Piece, Program
 
 _TAKES = {
     "float": FLOATS,
@@ -67,7 +67,7 @@ def verify(root: Node, program: Program, *, narrowed: bool = False) -> None:
 
 
 def verify_program(program: Program) -> None:
-    """Check both roots of ``program`` and what they return."""
+    """Check the roots of ``program`` and what they return, and its ranges."""
     if program.score is not None:
         verify(program.score, program)
         if program.score.dtype != program.compute:
@@ -76,6 +76,25 @@ def verify_program(program: Program) -> None:
         verify(program.mask, program)
         if program.mask.dtype != BOOL:
             raise _broken(program.mask, "a mask is a bool")
+    if program.ranges is not None:
+        _verify_pieces(program.ranges.rows, program, other="kv_idx")
+        _verify_pieces(program.ranges.cols, program, other="q_idx")
+
+
+def _verify_pieces(pieces: tuple[Piece, ...], program: Program, other: str) -> None:
+    if not 1 <= len(pieces) <= MAX_PIECES:
+        raise InvalidGraphError(
+            f"A program has {len(pieces)} ranges.",
+            why=f"it has 1 to {MAX_PIECES} by rows, and as many by columns, or none at all.",
+            fix="this is a fault of flexattn; please report it with the mod that caused it.",
+        )
+    for end in (end for piece in pieces for end in piece):
+        verify(end, program)
+        if end.dtype != I64:
+            raise _broken(end, "an end of a range is an i64")
+        for node in walk(end):
+            if isinstance(node, Input) and node.name in (other, "score", "grad"):
+                raise _broken(node, f"a range of {other} does not read it, nor scores")
 
 
 def _check_input(node: Node, name: str, dtype: DType, program: Program) -> None:

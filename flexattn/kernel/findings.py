@@ -40,6 +40,20 @@ def proofs(program: Program, proved: Set[Proof], wide: bool) -> str:
     )
 
 
+def ranges(program: Program) -> list[str]:
+    """The ends of the ranges that kernels read, line by line; nothing where there are lists."""
+    if program.ranges is None:
+        return []
+    lines = []
+    for title, pieces in (
+        ("ranges of kv_idx, low and high of each:", program.ranges.rows),
+        ("ranges of q_idx:", program.ranges.cols),
+    ):
+        graph = print_graph(*(end for piece in pieces for end in piece))
+        lines += [title, *(f"  {line}" for line in graph.splitlines())]
+    return lines
+
+
 def _proof(site: Site, proved: Set[Proof]) -> str:
     """The strongest thing proved of a site, in the order of ``PROOFS``."""
     for proof, text in PROOFS.items():

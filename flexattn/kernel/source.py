@@ -116,6 +116,7 @@ class KernelSource:
             if root is not None:
                 text = print_graph(root, locations=self.locations)
                 lines += [f"{name}:", *(f"  {line}" for line in text.splitlines())]
+        lines += findings.ranges(self.program)
         return [*lines, "compile: g++ " + " ".join(self.flags)]
 
 
@@ -171,7 +172,8 @@ def kernel_source(
 def _generator_digest() -> str:
     # Everything that has a say in a kernel's text, so that no edit leaves stale kernels behind.
     # (os functions: pathlib would take half the time of loading a kernel.)
-    digest = hashlib.sha256(_read(template.__file__) + _read(__file__))
+    files = (template.__file__, findings.__file__, __file__)
+    digest = hashlib.sha256(b"".join(_read(str(file)) for file in files))
     for package in (ir, passes, lowering, codegen_templates):
         top = next(iter(package.__path__))
         for folder, _, names in sorted(os.walk(top)):

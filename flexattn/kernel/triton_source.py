@@ -274,6 +274,7 @@ class TritonSource:
             if root is not None:
                 text = print_graph(root, locations=self.locations)
                 lines += [f"{name}:", *(f"  {line}" for line in text.splitlines())]
+        lines += findings.ranges(self.program)
         chosen = " ".join(f"{name}={value}" for name, value in self.constants.items())
         options = " ".join(f"{name}={value}" for name, value in self.options.items())
         return [*lines, f"constants: {chosen}", f"options: {options}"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from flexattn.ir.hooks import Hooks
 from flexattn.ir.nodes import I32, Node
+from flexattn.ir.program import Piece
 from flexattn.lowering.emit import VECTOR, Emitter, Place
 from flexattn.lowering.gradients import GradientCode, lower_gradients
 from flexattn.lowering.layout import Layout
@@ -14,6 +15,7 @@ from flexattn.lowering.spellings import SCALAR_TYPES, STORED_TYPES
 _UNIFORM = Place("u.", names={"b": "b", "h": "h"})
 _Q = Place("u.", q="qv.", names={"b": "b", "h": "h", "q_idx": "q"})
 _KV = Place("u.", kv="kvv.", names={"b": "b", "h": "h", "kv_idx": "(kv0 + j)"})
+_ONE_QUERY = Place("u.", names={"b": "b", "h": "h", "q_idx": "q"})
 
 _FAR = """\
 // Whether an element of a capture may lie beyond what a 32-bit offset reaches.
@@ -33,7 +35,7 @@ def lower_hooks(hooks: Hooks) -> str:
     score = ("VF score_mod(const Site& s, i64 i, i64 j, VF score)", hooks.score, "score")
     fault = ("VM fault(const Site& s, i64 i, i64 j, VF score)", hooks.fault, "splat<VM>(0)")
     functions = [_vector_hook(layout, *row) for row in (mask, score, fault)]
-    functions += _gradient_parts(lower_gradients(layout))
+    functions += [_kv_ranges(layout), *_gradient_parts(lower_gradients(layout))]
     return "\n".join([*_flags(hooks), assemble(layout, functions)])
 
 
@@ -68,7 +70,9 @@ def _flags(hooks: Hooks) -> list[str]:
         "CAPTURE_GRADS": bool(hooks.capture_grads),
     }
     lines = [f"constexpr bool HAS_{name} = {str(value).lower()};" for name, value in flags.items()]
-    return [*lines, f"constexpr int NUM_CAPTURE_GRADS = {len(hooks.capture_grads)};", ""]
+    numbers = {"CAPTURE_GRADS": hooks.capture_grads, "RANGES": _row_pieces(hooks)}
+    lines += [f"constexpr int NUM_{name} = {len(value)};" for name, value in numbers.items()]
+    return [*lines, ""]
 
 
 def _integer(key: Sequence[object]) -> str:
@@ -151,6 +155,22 @@ def _vector_hook(
     emitter = Emitter(layout, VECTOR)
     result = identity if root is None else emitter.vector(root)
     return _function(f"static inline {head}", [*emitter.lines, f"return {result};"])
+
+
+def _row_pieces(hooks: Hooks) -> tuple[Piece, ...]:
+    return () if hooks.ranges is None else hooks.ranges.rows
+
+
+def _kv_ranges(layout: Layout) -> str:
+    emitter = Emitter(layout, _ONE_QUERY)
+    for piece, ends in enumerate(_row_pieces(layout.hooks)):
+        low, high = map(emitter.value, ends)
+        emitter.lines.append(f"low[{piece}] = {low}, high[{piece}] = {high};")
+    head = (
+        "static inline void kv_ranges(const Mods& a, const Uniform& u, i64 b, i64 h, i64 q,"
+        " i64* low, i64* high)"
+    )
+    return _function(head, emitter.lines)
 
 
 def _gradient_parts(code: GradientCode) -> list[str]:

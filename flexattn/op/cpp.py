@@ -27,6 +27,7 @@ from flexattn.runtime.launch import check_memory
 _Layout: TypeAlias = tuple[tuple[tuple[int, ...], ...], tuple[int, int, int]]
 
 PLAN_LIMIT = 1024  # prepared launches kept per program
+_NO_TABLES = ((0,) * 3, (0,) * 5) * 2
 
 
 class _Plan:
@@ -49,7 +50,7 @@ class _Plan:
             *self.out_strides[:3],
             call.scale,
         )
-        self.tables, self.tail = _table_layout(call.tables, call.block)
+        self.tables, self.tail = _table_layout(call)
         facts = facts_of(call.bound, (batch, heads, rows, keys))
         self.kernel = kernel_for(
             call.bound.variant, "forward", dtype_name(q), facts, rounded_weights=_may_round(q, v)
@@ -118,7 +119,7 @@ def backward(call: Call, saved: Saved) -> Gradients:
     lse = saved.lse.contiguous()
     grad_lse = None if saved.grad_lse is None else _stored(saved.grad_lse).to(stats).contiguous()
     out = _innermost_dense(saved.out)
-    tables, tail = _table_layout(call.tables, call.block)
+    tables, tail = _table_layout(call)
     head = (
         *(t.data_ptr() for t in (q, k, v, out, lse, grad_out)),
         *(0 if t is None else t.data_ptr() for t in (grad_lse, *results)),
@@ -188,18 +189,21 @@ def _innermost_dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _table_layout(tables: Sequence[Tensor], block: tuple[int, int]) -> _Layout:
+def _table_layout(call: Call) -> _Layout:
     """The numbers that follow each table's address in ``BlockTables``, and its last three."""
-    return _layout_of(tuple((table.shape, table.stride()) for table in tables), block)
+    if call.bound.variant.program.ranges is not None:
+        return _NO_TABLES, (0, *call.block)
+    return _layout_of(
+        tuple((table.shape, table.stride()) for table in call.tables), tuple(call.block)
+    )
 
 
 @lru_cache(maxsize=1024)
 def _layout_of(
     tables: tuple[tuple[Sequence[int], tuple[int, ...]], ...], block: tuple[int, int]
 ) -> _Layout:
-    nothing = (0,) * 3, (0,) * 5
     if not tables:
-        return nothing * 2, (0, 1, 1)
+        return _NO_TABLES, (0, 1, 1)
     layout: list[tuple[int, ...]] = []
     for at, (shape, strides) in enumerate(tables):
         shared = tuple(
@@ -208,7 +212,7 @@ def _layout_of(
         )
         layout.append(shared if at % 2 == 0 else (*shared, shape[-1]))
     if len(tables) == 2:
-        layout += nothing
+        layout += _NO_TABLES[2:]
     return tuple(layout), (tables[0][0][2], *block)
 
 

@@ -19,6 +19,7 @@ from flexattn.ir.nodes import I64, Const, Input, Load, Node
 from flexattn.ir.program import Program
 from flexattn.ir.sites import find_sites
 from flexattn.op.outputs import empty_like_query
+from flexattn.op.ranges import listed_blocks
 from flexattn.op.request import COMPUTE, Call, Gradients, Position, Saved, as_gradient
 from flexattn.passes.differentiate import gradients, score_loads
 from flexattn.passes.guard import guard
@@ -51,7 +52,11 @@ class Problem:
         for c, tensor in enumerate(self.captures):
             for d, size in enumerate(tensor.shape):
                 self.inputs[f"size{c}_{d}"] = torch.tensor(size, device=device)
-        self.listed = _listed_blocks(self, call.tables)
+        if self.program.ranges is None:
+            self.listed = _listed_blocks(self, call.tables)
+        else:
+            lengths = (self.batch, self.heads, self.rows, self.keys)
+            self.listed = listed_blocks(call.bound, lengths, call.block, device)
 
     def chunks(self) -> Iterator[slice]:
         step = max(1, CHUNK_ELEMENTS // max(1, self.batch * self.heads * self.keys))

@@ -31,7 +31,8 @@ def fold_program(program: Program, mapped: frozenset[int]) -> Program:
     Returns the same object where nothing changes, else one with a further lifted number: the
     batch size before folding.
     """
-    roots = [root for root in (program.score, program.mask) if root is not None]
+    ends = () if program.ranges is None else program.ranges.nodes
+    roots = [root for root in (program.score, program.mask, *ends) if root is not None]
     reads = any(isinstance(node, Input) and node.name == "b" for node in walk(*roots))
     if not reads and not mapped:
         return program
@@ -55,6 +56,7 @@ def fold_program(program: Program, mapped: frozenset[int]) -> Program:
             for i, kind in enumerate(program.captures)
         ),
         numbers=(*program.numbers, I64),
+        ranges=None if program.ranges is None else program.ranges.map(rule),
     )
 
 

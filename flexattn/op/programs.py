@@ -55,7 +55,8 @@ class Variant:
         inputs: Names of the inputs the two graphs read.
         kernels: Loaded kernels; see `op/kernels.py`.
         facts: Proofs by lengths, sizes and numbers; see `op/kernels.py`.
-        plans: Prepared launches by shapes and strides; see `op/direct.py`.
+        plans: Prepared launches by shapes and strides; see `op/cpp.py`.
+        ranged: The same program with ranges; see `op/ranges.py`.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Variant:
         "plans",
         "positions",
         "program",
+        "ranged",
     )
 
     def __init__(self, program: Program, positions: tuple[int, ...] = ()) -> None:
@@ -81,6 +83,7 @@ class Variant:
         self.kernels: dict[Any, Any] = {}
         self.facts: dict[Any, Any] = {}
         self.plans: dict[Any, Any] = {}
+        self.ranged: dict[Any, Variant] = {}
         self._text: str | None = None
 
     @property

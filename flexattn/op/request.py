@@ -30,6 +30,7 @@ class Call:
         bound: The program with its captures and numbers.
         tables: ``[]`` (every block is partial), ``[kv_num_blocks, kv_indices]`` or those two and
             ``full_kv_num_blocks, full_kv_indices``: int32, ``[B|1, Hq|1, rows(, cols)]``.
+            Of a program with ranges ``[]``: these tell (`op/ranges.py`).
         block: Queries and keys per block.
         scale: Factor on the dot products.
         backend: A key of ``call.BACKENDS``.

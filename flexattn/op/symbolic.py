@@ -79,4 +79,5 @@ def _floats_as_captures(program: Program) -> Program:
         mask=None if program.mask is None else rewrite(program.mask, rule),
         captures=tuple(captures),
         numbers=(I64,) * ints,
+        ranges=None if program.ranges is None else program.ranges.map(rule),
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flexattn.ir.hooks import CaptureGrad, Hooks
 from flexattn.ir.nodes import BOOL, Apply, Const, Input, Load, Node
-from flexattn.ir.program import Program
+from flexattn.ir.program import Program, Ranges
 from flexattn.ir.ranges import ALWAYS
 from flexattn.ir.sites import Proof, find_sites
 from flexattn.passes.base2 import in_base_2
@@ -234,4 +234,17 @@ def _hooks(state: State) -> Hooks:
         numbers=state.program.numbers,
         compute=state.program.compute,
         derivative=state.derivative,
+        ranges=_ranges(state),
     )
+
+
+def _ranges(state: State) -> Ranges | None:
+    """Simplified: they are safe and evaluated once a tile, so nothing else is worth doing."""
+    ranges = state.program.ranges
+    if ranges is None or state.direction == "tiles":  # classifying visits every block
+        return None
+    rows, cols = (
+        tuple((simplify(low), simplify(high)) for low, high in pieces)
+        for pieces in (ranges.rows, ranges.cols)
+    )
+    return Ranges(rows, cols)

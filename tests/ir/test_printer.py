@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 
+import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 from random_graphs import programs
 
 from flexattn.errors import ProgramTextError
-from flexattn.ir.nodes import Apply, Const, Input, Load
+from flexattn.ir.nodes import Apply, Const, Input, Load, Node
 from flexattn.ir.printer import parse_program, print_graph, print_program
-from flexattn.ir.program import CaptureType, Program
+from flexattn.ir.program import CaptureType, Program, Ranges
 
 SCORE, H = Input("score", "f32"), Input("h", "i64")
 SOFTCAP = Apply("mul", (Const(20.0, "f32"), Apply("tanh", (SCORE,), "f32")), "f32")
@@ -67,6 +69,43 @@ def test_floats_survive_bit_by_bit(value: float) -> None:
     assert parse_program(print_program(Program(constant, None, compute="f64"))).score is constant
 
 
+Q, KV, ONE = Input("q_idx", "i64"), Input("kv_idx", "i64"), Const(1, "i64")
+AFTER, WINDOW = Apply("add", (Q, ONE), "i64"), Apply("sub", (Q, Input("n0", "i64")), "i64")
+RANGES = Ranges(((WINDOW, AFTER), (ONE, AFTER)), ((KV, Apply("add", (KV, ONE), "i64")),))
+WITH_RANGES = replace(PROGRAM, ranges=RANGES)
+RANGES_TEXT = (
+    TEXT.partition("score %6")[0]
+    + """\
+%10 = input n0 i64
+%11 = apply sub i64 %7 %10
+%12 = const 1 i64
+%13 = apply add i64 %7 %12
+%14 = apply add i64 %8 %12
+score %6
+mask %9
+rows %11 %13 %12 %13
+cols %8 %14
+"""
+)
+
+
+def test_the_text_of_ranges() -> None:
+    assert print_program(WITH_RANGES) == RANGES_TEXT
+    again = parse_program(RANGES_TEXT)
+    assert again == WITH_RANGES and again.ranges is not None
+    assert again.ranges.rows[0][0] is WINDOW
+
+
+@given(programs(), st.data())
+def test_every_program_survives_with_ranges(program: Program, data: st.DataObject) -> None:
+    def pieces(index: Node) -> tuple[tuple[Node, Node], ...]:
+        ends = st.sampled_from([Q if index is Q else KV, ONE, Input("n0", "i64"), AFTER])
+        return tuple(data.draw(st.lists(st.tuples(ends, ends), min_size=1, max_size=4)))
+
+    program = replace(program, ranges=Ranges(pieces(Q), pieces(KV)))
+    assert parse_program(print_program(program)) == program
+
+
 def test_nan_survives() -> None:
     constant = Const(math.nan, "f32")
     assert parse_program(print_program(Program(constant, None))).score is constant
@@ -90,6 +129,9 @@ DAMAGE = {
     TEXT.replace("load 0", "read 0"): "no node is written 'read'",
     TEXT.replace("= input score f32", "= input score f32 %0"): "no node is written 'input'",
     TEXT.replace("numbers i64", "numbers i7"): "no dtype is called 'i7'",
+    RANGES_TEXT.replace("rows %11 %13 %12 %13\n", ""): "missing or bad: 'rows'",
+    RANGES_TEXT.replace("cols %8 %14", "cols %8 %14 %8"): "missing or bad",
+    RANGES_TEXT.replace("cols %8", "cols %80"): "%80",
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from random_graphs import programs
 
 from flexattn.errors import InvalidGraphError
 from flexattn.ir.nodes import Apply, Const, Input, Load, Node
-from flexattn.ir.program import CaptureType, Program
+from flexattn.ir.program import CaptureType, Program, Ranges
 from flexattn.ir.verifier import verify, verify_program
 
 SCORE, GRAD, H = Input("score", "f32"), Input("grad", "f32"), Input("h", "i64")
@@ -75,3 +77,27 @@ def test_roots_have_the_dtype_of_their_kind() -> None:
         verify_program(Program(None, H))
     with pytest.raises(InvalidGraphError, match="a score is a float"):
         verify_program(Program(H, None))
+
+
+Q, KV = Input("q_idx", "i64"), Input("kv_idx", "i64")
+FINE_ROWS = (Apply("sub", (Q, Load(1, (Q,), "i64")), "i64"), Q)
+BAD_RANGES: dict[str, tuple[Ranges, str]] = {
+    "no rows": (Ranges((), ((KV, KV),)), "has 0 ranges"),
+    "too many columns": (Ranges((FINE_ROWS,), ((KV, KV),) * 5), "has 5 ranges"),
+    "float": (Ranges(((Q, Load(0, (Q,), "f32")),), ((KV, KV),)), "an end of a range is an i64"),
+    "keys of keys": (Ranges(((KV, Q),), ((KV, KV),)), "a range of kv_idx does not read it"),
+    "queries of queries": (Ranges((FINE_ROWS,), ((KV, Q),)), "a range of q_idx does not read it"),
+    "score": (
+        Ranges(((Q, Apply("to_int", (SCORE,), "i64")),), ((KV, KV),)),
+        "does not read it, nor scores",
+    ),
+    "absent": (Ranges(((Q, Load(2, (Q,), "i64")),), ((KV, KV),)), "there is no capture 2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RANGES)
+def test_broken_ranges_are_named(name: str) -> None:
+    ranges, why = BAD_RANGES[name]
+    with pytest.raises(InvalidGraphError, match=why):
+        verify_program(replace(EMPTY, ranges=ranges))
+    verify_program(replace(EMPTY, ranges=Ranges((FINE_ROWS,), ((KV, KV),))))

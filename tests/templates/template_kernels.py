@@ -86,6 +86,7 @@ DEFAULTS = (
     ("HAS_FAULT", "constexpr bool HAS_FAULT = {VM fault(};"),
     ("HAS_CAPTURE_GRADS", "constexpr bool HAS_CAPTURE_GRADS = {struct GradTile};"),
     ("NUM_CAPTURE_GRADS", "constexpr int NUM_CAPTURE_GRADS = 0;"),
+    ("NUM_RANGES", "constexpr int NUM_RANGES = 0;"),
     ("struct Uniform", "struct Uniform {};"),
     ("struct QValues", "struct QValues {};"),
     ("struct KVValues", "struct KVValues {};"),
@@ -98,6 +99,10 @@ DEFAULTS = (
     (
         "hoist_kv(",
         "static void hoist_kv(const Mods&, const Uniform&, i64, i64, i64, i64, KVValues&) {}",
+    ),
+    (
+        "kv_ranges(",
+        "static void kv_ranges(const Mods&, const Uniform&, i64, i64, i64, i64*, i64*) {}",
     ),
     ("VM mask_mod(", "static VM mask_mod(const Site&, i64, i64) { return splat<VM>(-1); }"),
     ("VF score_mod(", "static VF score_mod(const Site&, i64, i64, VF score) { return score; }"),
