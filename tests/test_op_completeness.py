@@ -18,6 +18,7 @@ TOTAL = [
         "RULES",
         "the partial derivatives; None for integers and bools",
     ),
+    ("flexattn.analysis.formulas.symbols", "RULES", "the sympy expression that formulas print"),
     ("flexattn.lowering.spellings", "SPELLINGS", "the C++ of one value and of a vector"),
     ("flexattn.lowering.triton_spellings", "SPELLINGS", "the Triton of a value of any shape"),
 ]

@@ -1,0 +1,1 @@
+"""Formulas for people: masks and closed forms as text and LaTeX, pairs counted; loads sympy."""
