@@ -1,1 +1,1 @@
-"""A mask graph to its closed form: for each position of one index, the ranges it keeps of the other."""
+"""A mask graph to its closed form: the ranges of one index that it keeps for each of the other."""

@@ -18,6 +18,11 @@ from typing import TypeAlias
 
 from flexattn.ir.nodes import I64, Const, Node
 
+
+class Unsolved(Exception):
+    """A mask, or a part of it, has no closed form that the rules find."""
+
+
 BEGIN = Const(0, I64)
 END = Const(1 << 40, I64)
 """An end no length reaches: the piece goes on to the last position."""
@@ -25,11 +30,15 @@ END = Const(1 << 40, I64)
 
 @dataclass(frozen=True)
 class Repeat:
-    """Of a range, the positions x with ``(x - residue) % period < width``; period is positive."""
+    """Of a range, the positions x with ``begin <= (x + shift) % period < end``.
+
+    0 <= begin, end <= period, and period is positive; nothing is left where begin >= end.
+    """
 
     period: Node
-    residue: Node
-    width: Node
+    shift: Node
+    begin: Node
+    end: Node
 
 
 @dataclass(frozen=True)
@@ -40,26 +49,42 @@ class Piece:
         low: i64.
         high: i64.
         repeat: What is left of the range, or None for all of it.
+        when: A condition on the given index without which the piece is empty, or None.
     """
 
     low: Node = BEGIN
     high: Node = END
     repeat: Repeat | None = None
+    when: Node | None = None
 
 
 @dataclass(frozen=True)
 class StartTable:
     """First positions of the values of a captured table that ascends along its last dimension.
 
+    All dimensions but the last are the captured table's.
+
     Attributes:
         capture: Number of the table; integers.
-        leading: Its indices before the last: b, h, or numbers.
         base: Name of the input that holds the least value, ``n{i}``.
     """
 
     capture: int
-    leading: tuple[Node, ...]
     base: str
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """The one run of true entries along the last dimension of a captured bool table.
+
+    Entry 0 of its last dimension is where the run starts, entry 1 where it stops; both are 0 where
+    nothing is true.
+    """
+
+    capture: int
+
+
+Table: TypeAlias = "StartTable | RunTable"
 
 
 @dataclass(frozen=True)
@@ -76,7 +101,30 @@ class Ascending:
     capture: int
 
 
-Requirement: TypeAlias = "Positive | Ascending"
+@dataclass(frozen=True)
+class OneRun:
+    """The captured bool table ``capture`` has at most one run of true entries in each row."""
+
+    capture: int
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The index ``node`` must lie in dimension ``dim`` of ``capture`` at every position."""
+
+    capture: int
+    dim: int
+    node: Node
+
+
+@dataclass(frozen=True)
+class Small:
+    """The entries of the captured table ``capture`` must be so small that sums do not wrap."""
+
+    capture: int
+
+
+Requirement: TypeAlias = "Positive | Ascending | OneRun | Inside | Small"
 
 
 @dataclass(frozen=True)
@@ -87,13 +135,15 @@ class ClosedForm:
         solved: ``kv_idx`` (ranges of keys for each query) or ``q_idx``.
         pieces: Their union is what the mask keeps; () keeps nothing. Pieces may overlap.
         requires: What the numbers and captures of a call must satisfy; else the form is not its.
-        tables: Start tables, in the order of the captures after the program's own.
+        tables: Derived tables, in the order of the captures after the program's own.
+        bases: How many numbers they add after the program's own.
     """
 
     solved: str
     pieces: tuple[Piece, ...]
     requires: tuple[Requirement, ...] = ()
-    tables: tuple[StartTable, ...] = ()
+    tables: tuple[Table, ...] = ()
+    bases: int = 0
 
     @property
     def given(self) -> str:
