@@ -8,7 +8,6 @@ positions of the row are looked at one by one.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -335,8 +334,11 @@ def _in_order(marks: Sequence[Array]) -> tuple[Sequence[Array], Array]:
     """
     marks = sorted(marks, key=lambda mark: int(mark[-1, 0]))
     apart = np.ones(len(marks[0]), bool)
-    for before, after in itertools.pairwise(marks):
-        apart &= (after[:, 0] > before[:, 3]) | (after[:, 0] == after[:, 3])
+    reach = marks[0][:, 3]
+    for mark in marks[1:]:
+        begin, end = mark[:, 0], mark[:, 3]
+        apart &= (begin > reach) | (begin == end)
+        reach = np.maximum(reach, end)
     return marks, apart
 
 
