@@ -52,7 +52,7 @@ EDGES = {
             is_("ge", KV, op("mul", op("floordiv", Q, N1), N0)),
             is_("lt", KV, op("add", op("mul", op("floordiv", Q, N1), N0), 5)),
         ),
-        [20, 4],
+        [40, 4],
     ),
     "sparse chunks up to the query": (
         is_(
