@@ -100,6 +100,8 @@ def fault_of(
         return None
     truth = true_classes(kept, block)
     classes = to_classes(rows.runs)
+    if solved == "q_idx":  # rows are columns of blocks
+        truth, block, shape = truth.swapaxes(-1, -2), block[::-1], (*shape[:2], *shape[:1:-1])
     slices = np.broadcast_to(rows.runs.slices, shape[:2])
     if not np.array_equal(classes[slices], truth):
         return "the runs are other blocks"
@@ -109,8 +111,12 @@ def fault_of(
 
 
 def by_ends(bound: BoundForm, block: tuple[int, int]) -> np.ndarray:
-    """The classes that a kernel finds from first and last positions, as `ir/program.py` says."""
-    batch, heads, q_len, kv_len = bound.shape
+    """The classes that a kernel finds from first and last positions, as `ir/program.py` says.
+
+    ``block``: positions of the given and of the solved index.
+    """
+    batch, heads = bound.shape[:2]
+    q_len, kv_len = bound.given_length, bound.solved_length
     rows, cols = -(-q_len // block[0]), -(-kv_len // block[1])
     found = np.zeros((batch, heads, rows, cols), np.uint8)
     first = np.arange(rows) * block[0]

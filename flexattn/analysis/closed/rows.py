@@ -45,16 +45,18 @@ class Rows:
 
 
 def rows_of(bound: BoundForm, block: tuple[int, int]) -> Rows | None:
-    """The runs of a form without repeats, solved for kv_idx; None for others.
+    """The runs of a form without repeats; None for one with.
+
+    A form solved for q_idx gives the runs of each column of blocks: rows and columns change roles.
 
     Args:
         block: (queries, keys) of a block.
     """
     form = bound.form
-    if form.solved != "kv_idx" or any(piece.repeat is not None for piece in form.pieces):
+    if any(piece.repeat is not None for piece in form.pieces):
         return None
     try:
-        return _Finder(bound, block).find()
+        return _Finder(bound, block if form.solved == "kv_idx" else block[::-1]).find()
     except UnknownNode:
         return None
 
@@ -77,6 +79,8 @@ class _Ends:
 
 
 class _Finder:
+    """Args: ``block`` holds the positions of the given and of the solved index in a block."""
+
     def __init__(self, bound: BoundForm, block: tuple[int, int]) -> None:
         self.bound, self.block = bound, block
         self.given, self.length = bound.given_length, bound.solved_length

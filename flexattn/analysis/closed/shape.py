@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from flexattn.analysis.closed.linear import Linear, linear, minus
-from flexattn.analysis.closed.pieces import BEGIN, END, ClosedForm, StartTable
+from flexattn.analysis.closed.pieces import BEGIN, END, ClosedForm, Positive, StartTable
 from flexattn.ir.nodes import I64, Apply, Const, Input, Load, Node, walk
 
 Slope: TypeAlias = "tuple[int, frozenset[int]] | None"
@@ -43,7 +43,8 @@ def shapes_of(form: ClosedForm, captures: int) -> tuple[Shape, ...]:
 
 class _Finder:
     def __init__(self, form: ClosedForm, captures: int) -> None:
-        self.given, self.captures = form.given, captures
+        self.given = form.given
+        self.positive = {r.node for r in form.requires if isinstance(r, Positive)}
         self.starts = {
             captures + i: table.capture
             for i, table in enumerate(form.tables)
@@ -78,11 +79,10 @@ class _Finder:
             case Apply(op, args) if op in SLOPES:
                 return SLOPES[op](*map(self.slope, args))
             case Apply("mul", (a, b)):
-                # Factors that do not read an index are numbers known to be positive.
                 factor, other = (b, a) if self.reads_given(a) else (a, b)
                 if isinstance(factor, Const):
                     return _times(1 if factor.value > 0 else -1, self.slope(other))
-                return None if self.reads_given(factor) else self.slope(other)
+                return self.slope(other) if factor in self.positive else None
             case Apply("floordiv" | "shr", (a, by)) if not self.reads_given(by):
                 return self.slope(a)
         return None
