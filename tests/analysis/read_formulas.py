@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 SIGNS = {
     "−": "-", "·": "*", "≤": "<=", "≥": ">=", " = ": " == ", "≠": "!=", " ∧ ": " and ",
     " ∨ ": " or ", "¬": " not ", " ⇔ ": " == ", "⌊": "floor(", "⌋": ")", "⌈": "ceil(", "⌉": ")",
-    " mod ": " % ",
+    "²": "**2", " mod ": " % ",
 }  # fmt: skip
 FUNCTIONS = {"floor": math.floor, "ceil": math.ceil, "abs": abs, "max": max, "min": min}
 
@@ -31,12 +33,64 @@ def value(text: str, names: Mapping[str, Any]) -> Any:
     return eval(python(main), {"__builtins__": {}}, FUNCTIONS | names)
 
 
-def python(text: str) -> str:
+@lru_cache
+def python(text: str) -> CodeType:
     """The formula as a Python expression."""
     text = re.sub(r"\|(\S(?:[^|]*\S)?)\|", r"abs(\1)", text)
     for sign, word in SIGNS.items():
         text = text.replace(sign, word)
-    return text.strip()
+    return compile(text.strip(), text, "eval")
+
+
+TEX = {
+    r"\left\lfloor{": "floor(", r"}\right\rfloor": ")", r"\left\lceil{": "ceil(",
+    r"}\right\rceil": ")", r"\left|{": "abs(", r"}\right|": ")", r"\left(": "(", r"\right)": ")",
+    r"\left[": "int(", r"\right]": ")", r"\bmod": "%", r"\le ": "<= ", r"\ge ": ">= ",
+    r"\neq ": "!= ", r"\wedge": "and", r"\vee": "or", r"\neg": "not", r"\Leftrightarrow": "==",
+    r"\mathbin{\&}": "&", r"\mathbin{|}": "|", r"\max": "max", r"\min": "min",
+    r"\begin{cases}": "((", r"& \text{if }": ") if (", r"& \text{otherwise} \end{cases}": "))",
+    r"\\": ") else (", r"\mathrm{start}": "start", r"\mathrm{run}": "run",
+}  # fmt: skip
+WORDS = frozenset({"and", "or", "not", "if", "else", "in", "%", "&", "|", "*", "/", "**"})
+
+
+def latex_value(latex: str, names: Mapping[str, Any]) -> Any:
+    """The value of a formula in LaTeX that uses ``names``."""
+    main, *rest = latex.split(r" \text{ where } ")
+    names = dict(names)
+    for definition in split(rest[0]) if rest else []:
+        name, _, part = definition.partition(" = ")
+        names[latex_python(name)] = latex_value(part, names)
+    return eval(_compiled(main), {"__builtins__": {}}, FUNCTIONS | {"int": int} | names)
+
+
+@lru_cache
+def _compiled(text: str) -> CodeType:
+    return compile(latex_python(text), text, "eval")
+
+
+def latex_python(text: str) -> str:
+    """LaTeX as a Python expression: what stands side by side is multiplied."""
+    for sign, word in TEX.items():
+        text = text.replace(sign, word)
+    text = re.sub(r" = ", " == ", text)
+    text = re.sub(r"_\{(\d+)\}", r"_\1", text)
+    while r"\frac" in text:
+        text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", _powers(text))
+    text = _powers(text)
+    tokens = re.findall(r"\*\*|[<>=!]=|[A-Za-z_]\w*|[\d.]+|\S", text)
+    out = ""
+    for before, token in zip(["+", *tokens], tokens):
+        ends = bool(re.match(r"[\w.)\]]", before[-1])) and before not in WORDS
+        starts = bool(re.match(r"[\w(]", token)) and token not in WORDS
+        called = token == "(" and before in (*FUNCTIONS, "int")
+        out += " * " if ends and starts and not called else " "
+        out += token
+    return out.strip()
+
+
+def _powers(text: str) -> str:
+    return re.sub(r"\^\{([^{}]*)\}", r"**(\1)", text)
 
 
 def kept(text: str, names: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import study_vision  # noqa: F401 - adds its masks
 import torch
 from hypothesis import given, settings
-from read_formulas import Starts, Table, kept, pairs, value
+from read_formulas import Starts, Table, kept, latex_value, pairs, value
 from study_masks import MASKS, build
 
 from flexattn.analysis.closed.pieces import (
@@ -214,13 +214,15 @@ def numbers(mod: Any) -> dict[str, int]:
 @pytest.mark.parametrize("name", list(MASKS))
 def test_a_printed_mask_says_what_the_mask_says(name: str) -> None:
     mod, m, n = build(name, SIZE)
-    text = to_text(program(mod).mask, numbers(mod))
+    text, latex = (show(program(mod).mask, numbers(mod)) for show in (to_text, to_latex))
     names = {f"c_{i}": Table(array) for i, array in enumerate(arrays(mod))}
     truth = pairs(mod, m, n)
     for q in range(0, m, 3):
         for k in range(n):
-            found = value(text, names | {"q": q, "k": k, "b": 0, "h": 0})
-            assert bool(found) == truth[q, k], (text, q, k)
+            pair = names | {"q": q, "k": k, "b": 0, "h": 0}
+            assert bool(value(text, pair)) == truth[q, k], (text, q, k)
+            if k % 3 == 0:
+                assert bool(latex_value(latex, pair)) == truth[q, k], (latex, q, k)
 
 
 @pytest.mark.parametrize("solved", ["kv_idx", "q_idx"])

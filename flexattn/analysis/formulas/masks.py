@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from flexattn.analysis.closed.linear import Linear, linear, minus, plus
+from flexattn.analysis.closed.linear import linear, minus, plus
 from flexattn.analysis.closed.pieces import (
     BEGIN,
     END,
@@ -24,8 +24,8 @@ from flexattn.analysis.closed.pieces import (
 )
 from flexattn.analysis.formulas.printers import as_latex, as_text, tex_name
 from flexattn.analysis.formulas.symbols import Expr, K, M, N, Q, expression, raw, to_sympy
-from flexattn.analysis.formulas.tidy import Vocabulary, is_nonnegative, share, tidy
-from flexattn.ir.nodes import I64, Apply, Const, Input, Load, Node, walk
+from flexattn.analysis.formulas.tidy import Vocabulary, is_nonnegative, residue, share, tidy
+from flexattn.ir.nodes import I64, Const, Input, Load, Node, walk
 
 Numbers = Mapping[str, int | float]
 
@@ -254,8 +254,8 @@ def _repeat(repeat: Repeat, solved: Expr, words: Vocabulary, dialect: _Dialect) 
     )
     modulus = expression(period, words)
     if minus(end, begin) is Const(1, I64):
-        residue = _residue(minus(begin, shift), period)
-        shown = (dialect.show(x) for x in (solved, expression(residue, words), modulus))
+        single = residue(minus(begin, shift), period)
+        shown = (dialect.show(x) for x in (solved, expression(single, words), modulus))
         return dialect.alike.format(*shown)
     name = "kv_idx" if solved is K else "q_idx"
     dividend = expression(plus(Input(name, I64), shift), words)
@@ -266,17 +266,3 @@ def _repeat(repeat: Repeat, solved: Expr, words: Vocabulary, dialect: _Dialect) 
     if begin is not Const(0, I64) or end is period:
         text = f"{low} {dialect.below} {text}"
     return text
-
-
-def _residue(node: Node, period: Node) -> Node:
-    """An equal residue that is shorter: ``q % m + m`` is ``q``."""
-    total = Linear(constant=linear(node).constant)
-    for atom, by in linear(node).terms.items():
-        match atom:
-            case Apply("mod", (inner, m)) if m is period:
-                total = total.add(linear(inner), by)
-            case _ if atom is not period:
-                total = total.add(linear(atom), by)
-    if isinstance(period, Const):
-        total.constant %= int(period.value)
-    return total.node()

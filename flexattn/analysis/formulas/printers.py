@@ -13,17 +13,19 @@ from sympy.printing.str import StrPrinter
 from flexattn.analysis.formulas.symbols import Expr
 
 SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "=", "!=": "≠"}
+SMALL = {2: "²", 3: "³"}
 TEX_SIGNS = {"<": "<", "<=": r"\le", ">": ">", ">=": r"\ge", "==": "=", "!=": r"\neq"}
 
 
-def as_text(expr: Expr) -> str:
-    """``expr`` on one line, in Unicode."""
-    return _Text({"order": "none"}).doprint(expr).replace("-", "−")
+def as_text(expr: Expr, *, arranged: bool = True) -> str:
+    """``expr`` on one line, in Unicode; sums in their own order, or, if not arranged, by powers."""
+    text = str(_Text({"order": "none" if arranged else None}).doprint(expr))
+    return text.replace("-", "−").replace("*", "·")
 
 
-def as_latex(expr: Expr) -> str:
-    """``expr`` as LaTeX, for math mode."""
-    return _Latex({"order": "none"}).doprint(expr)
+def as_latex(expr: Expr, *, arranged: bool = True) -> str:
+    """``expr`` as LaTeX, for math mode; sums as in ``as_text``."""
+    return str(_Latex({"order": "none" if arranged else None}).doprint(expr))
 
 
 def tex_name(name: str) -> str:
@@ -50,10 +52,10 @@ def _order(expr: Expr) -> int:
     return int(precedence(expr))
 
 
-def _signed_terms(expr: Expr) -> list[tuple[bool, Expr]]:
+def _signed_terms(expr: Expr, order: str | None) -> list[tuple[bool, Expr]]:
     """Whether each term of a sum is taken away, and the term without its sign."""
     found = []
-    for term in expr.args:
+    for term in expr.args if order == "none" else expr.as_ordered_terms():
         first = term.args[0] if term.is_Mul else term
         minus = bool(first.is_Number and first < 0)
         if minus and term.is_Mul:
@@ -75,13 +77,16 @@ class _Text(StrPrinter):  # type: ignore[misc]
 
     def _print_Add(self, expr: Expr, order: Any = None) -> str:
         text = ""
-        for minus, term in _signed_terms(expr):
+        for minus, term in _signed_terms(expr, self._settings["order"]):
             sign = (" - " if text else "-") if minus else " + " if text else ""
             text += sign + self.parenthesize(term, PRECEDENCE["Add"], strict=not minus)
         return text
 
-    def _print_Mul(self, expr: Expr) -> str:
-        return str(super()._print_Mul(expr)).replace("*", "·")
+    def _print_Pow(self, expr: Expr, rational: bool = False) -> str:
+        base, power = expr.args
+        if power.is_Integer and power in SMALL:
+            return self.parenthesize(base, PRECEDENCE["Pow"]) + SMALL[int(power)]
+        return str(super()._print_Pow(expr, rational)).replace("**", "^")
 
     def _print_Relational(self, expr: Expr) -> str:
         level = PRECEDENCE["Relational"]
@@ -192,7 +197,7 @@ class _Latex(LatexPrinter):  # type: ignore[misc]
 
     def _print_Add(self, expr: Expr, order: Any = None) -> str:
         text = ""
-        for minus, term in _signed_terms(expr):
+        for minus, term in _signed_terms(expr, self._settings["order"]):
             sign = (" - " if text else "-") if minus else " + " if text else ""
             text += sign + self.parenthesize(term, PRECEDENCE["Add"], strict=not minus)
         return text
@@ -236,13 +241,18 @@ class _Latex(LatexPrinter):  # type: ignore[misc]
         return rf"\left[{self._print(expr.args[0])}\right]"
 
     def _print_Mod(self, expr: Expr, exp: Any = None) -> str:
-        return r" \bmod ".join(self.parenthesize(arg, PRECEDENCE["Mul"]) for arg in expr.args)
+        text = r" \bmod ".join(self.parenthesize(arg, PRECEDENCE["Mul"]) for arg in expr.args)
+        return text if exp is None else rf"\left({text}\right)^{{{exp}}}"
 
     def _print_Max(self, expr: Expr, exp: Any = None) -> str:
-        return rf"\max\left({', '.join(map(self._print, expr.args))}\right)"
+        return self._extreme(r"\max", expr, exp)
 
     def _print_Min(self, expr: Expr, exp: Any = None) -> str:
-        return rf"\min\left({', '.join(map(self._print, expr.args))}\right)"
+        return self._extreme(r"\min", expr, exp)
+
+    def _extreme(self, name: str, expr: Expr, exp: Any) -> str:
+        power = "" if exp is None else f"^{{{exp}}}"
+        return rf"{name}{power}\left({', '.join(map(self._print, expr.args))}\right)"
 
     def _print_Indexed(self, expr: Expr) -> str:
         name = tex_name(str(expr.args[0].label))

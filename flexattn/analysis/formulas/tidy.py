@@ -226,3 +226,17 @@ def share(root: Node) -> tuple[Node, list[tuple[Input, Node]]]:
             found = name
         short[node] = found
     return short[root], named
+
+
+def residue(node: Node, period: Node) -> Node:
+    """An equal residue that is shorter: ``q % m + m`` is ``q``."""
+    total = Linear(constant=linear(node).constant)
+    for atom, by in linear(node).terms.items():
+        match atom:
+            case Apply("mod", (inner, m)) if m is period:
+                total = total.add(linear(inner), by)
+            case _ if atom is not period:
+                total = total.add(linear(atom), by)
+    if isinstance(period, Const):
+        total.constant %= int(period.value)
+    return total.node()
