@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -41,15 +41,27 @@ def block_runs(
     block: tuple[int, int],
     device: torch.device,
     backend: str | None = None,
+    census: Any = None,
 ) -> Runs | RowSource:
     """The blocks that the mask keeps, for ``shape`` = (B, H, Q_LEN, KV_LEN); runs lie on the CPU.
 
-    ``slices`` has size 1 along B (H) where the mask does not read b (h); batches and heads that
-    are alike share a slice.
+    By proof, unless a backend is asked for by name. ``slices`` has size 1 along B (H) where the
+    mask does not read b (h); batches and heads that are alike share a slice. Where the mask lists
+    too many blocks to be kept, the runs are made when rows are asked for.
+
+    Args:
+        census: An `analysis.tiles.census.Census` that takes counts of what was decided how.
     """
-    batch, heads = (n if x in bound.variant.inputs else min(n, 1) for n, x in zip(shape, "bh"))
-    classes = block_classes(bound, (batch, heads, *shape[2:]), block, device, backend)
-    slices = np.arange(batch * heads, dtype=np.int32).reshape(batch, heads)
+    small = _told_apart(bound, shape)
+    if 0 not in small and _proves(device, backend):
+        proofs = _proofs()
+        if proofs.can_prove(bound):
+            asked = proofs.question(bound, small, block)
+            settle = settler(bound, (*asked.heads, *small[2:]), block, device)
+            found: Runs | RowSource = proofs.proved_runs(asked, settle, census)
+            return found
+    classes = block_classes(bound, small, block, device, backend)
+    slices = np.arange(small[0] * small[1], dtype=np.int32).reshape(small[:2])
     return runs.from_classes(classes.cpu().numpy().reshape(-1, *classes.shape[2:]), slices)
 
 
@@ -62,38 +74,59 @@ def block_classes(
 ) -> Tensor:
     """EMPTY, PARTIAL or FULL per block of the mask: uint8 [B, H, rows, cols].
 
-    A mask that does not read b (or h) is evaluated for one, and the result repeats itself
-    without memory.
+    A mask that does not read b (or h) is looked at for one, and the result repeats itself
+    without memory. On a GPU every pair is evaluated, and nobody waits, so that a CUDA graph may
+    take it along.
     """
-    batch, heads, q_len, kv_len = shape
-    batch = batch if "b" in bound.variant.inputs else min(batch, 1)
-    heads = heads if "h" in bound.variant.inputs else min(heads, 1)
-    small = (batch, heads, q_len, kv_len)
+    small = _told_apart(bound, shape)
     if 0 in small:
-        sizes = (cdiv(q_len, block[0]), cdiv(kv_len, block[1]))
-        classes = torch.zeros((batch, heads, *sizes), dtype=torch.uint8, device=device)
+        sizes = (cdiv(shape[2], block[0]), cdiv(shape[3], block[1]))
+        classes = torch.zeros((*small[:2], *sizes), dtype=torch.uint8, device=device)
+    elif device.type == "cpu" and _proves(device, backend) and _proofs().can_prove(bound):
+        found = block_runs(bound, small, block, device)
+        whole = found.part(0, found.rows)
+        dense = runs.to_classes(whole)[whole.slices.ravel()]
+        classes = torch.from_numpy(dense.reshape(*small[:2], *dense.shape[1:]))
     else:
-        classes = _classes(bound, small, block, device, backend)
+        classes = _classifier(bound, small, device, backend)(bound, small, block, device)
     return classes.expand(*shape[:2], -1, -1)
 
 
-def _classes(
-    bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device, backend: str | None
-) -> Tensor:
-    """By proof, unless a backend is asked for by name or the mask lies elsewhere."""
-    by_evaluation = _classifier(bound, shape, device, backend)
-    if backend or knobs.get("FLEXATTN_BACKEND") or device.type != "cpu":
-        return by_evaluation(bound, shape, block, device)
-    # A third of the time to import flexattn, for those who make masks.
-    proofs = import_module("flexattn.op.proofs")
-    classes: Tensor = proofs.proved_classes(
-        bound,
-        shape,
-        block,
-        evaluator(bound, shape, device),
-        lambda: by_evaluation(bound, shape, block, device),
+def settler(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Any:
+    """What evaluates the blocks that no proof decides; see `op.proofs.Settle`."""
+    if device.type == "cuda":
+        return import_module("flexattn.op.triton_classes").settler(bound, shape, block, device)
+    settle = import_module("flexattn.op.settle")
+
+    def by_kernel(b: int, h: int, begin: int, end: int) -> np.ndarray:
+        return _launch_tiles(bound, shape, block, (b, 1), (h, 1), (begin, end - begin)).numpy()[
+            0, 0
+        ]
+
+    nodes = sum(isinstance(n, Load | Apply) for n in walk(bound.variant.program.mask))
+    most = settle.INTERPRETED // max(1, nodes)
+    return settle.Settler(shape, block, evaluator(bound, shape, device), by_kernel, most)
+
+
+def _told_apart(bound: Bound, shape: Shape) -> Shape:
+    """``shape`` with B (H) of 1 where the mask does not read b (h)."""
+    reads = bound.variant.inputs
+    batch, heads = (n if name in reads else min(n, 1) for n, name in zip(shape, "bh"))
+    return batch, heads, *shape[2:]
+
+
+def _proves(device: torch.device, backend: str | None) -> bool:
+    return (
+        device.type in ("cpu", "cuda")
+        and not backend
+        and not knobs.get("FLEXATTN_BACKEND")
+        and not (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )
-    return classes
+
+
+def _proofs() -> Any:
+    # A third of the time to import flexattn, for those who make masks.
+    return import_module("flexattn.op.proofs")
 
 
 def _classifier(bound: Bound, shape: Shape, device: torch.device, backend: str | None) -> Classes:
@@ -174,15 +207,34 @@ def _eager(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.dev
 
 
 def _cpp(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:
-    batch, heads, q_len, kv_len = shape
-    rows, cols = cdiv(q_len, block[0]), cdiv(kv_len, block[1])
-    classes = torch.empty((batch, heads, rows, cols), dtype=torch.uint8)
+    rows = 0, cdiv(shape[2], block[0])
+    classes = _launch_tiles(bound, shape, block, (0, shape[0]), (0, shape[1]), rows)
+    return lower_edges(classes, shape[2:], block)
+
+
+def _launch_tiles(
+    bound: Bound,
+    shape: Shape,
+    block: tuple[int, int],
+    batches: tuple[int, int],
+    heads: tuple[int, int],
+    rows: tuple[int, int],
+) -> Tensor:
+    """Classes of some rows of blocks, those that stick out judged by the part inside.
+
+    Args:
+        batches: First batch, and how many; likewise heads and rows of blocks.
+    """
+    lengths = shape[2:]
+    cols = cdiv(lengths[1], block[1])
+    classes = torch.empty((batches[1], heads[1], rows[1], cols), dtype=torch.uint8)
     kernel = kernel_for(bound.variant, "tiles", "f32", facts_of(bound, shape))
-    head = (classes.data_ptr(), 0, 0, 0, batch, heads, rows, cols, q_len, kv_len, *block)
+    firsts, counts = zip(batches, heads, rows)
+    head = (classes.data_ptr(), *firsts, *counts, cols, *lengths, *block)
     fault = kernel.launch(head, bound.captures, bound.ints, bound.floats)
     if fault is not None:
         raise fault_error(_as_call(bound, shape), fault)
-    return lower_edges(classes, (q_len, kv_len), block)
+    return classes
 
 
 def _triton(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:

@@ -10,28 +10,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexattn.analysis.tiles.classify import UNDECIDED, Question, as_array, classify_tiles
+from flexattn.analysis.runs import RowSource, Runs
+from flexattn.analysis.tiles.census import Census
+from flexattn.analysis.tiles.classify import MOST_TILES, Question, Rows, as_array
+from flexattn.analysis.tiles.search import TooManyTiles
+from flexattn.analysis.tiles.strips import Strips
 from flexattn.analysis.tiles.values import Array
-from flexattn.errors import DivisionByZeroError, IndexOutOfRangeError, ShiftRangeError
 from flexattn.ir.nodes import BOOL, I64, Const
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof, find_sites
-from flexattn.masks.classify import PIECE, Evaluate
 from flexattn.op.kernels import facts_of
 from flexattn.op.programs import Bound
 from flexattn.passes.guard import Guarded, guard
 
 Shape: TypeAlias = tuple[int, int, int, int]
 
-MOST_LEFT = 4
-"""All tiles are evaluated if more than one in so many is left."""
+Settle: TypeAlias = Callable[[tuple[Array, Array, Array]], Array]
+"""Classes, uint8, of the tiles (slice, row, column) that no proof decides; slices are numbered
+b * H + h over those that the mask tells apart. Tiles that stick out may be FULL or PARTIAL."""
 
-MOST_PAIRS = 1 << 26
-"""And if those left have more pairs than this: about a second of the interpreter's time."""
+STRIP = 1 << 20
+"""Tiles of a strip of rows, where a mask lists too many to be kept."""
 
 
 def question(bound: Bound, shape: Shape, block: tuple[int, int]) -> Question:
-    """The mask of ``bound`` for ``shape`` = (B, H, Q_LEN, KV_LEN) in tiles of ``block``."""
+    """The mask of ``bound`` for ``shape`` = (B, H, Q_LEN, KV_LEN) in tiles of ``block``.
+
+    Captures on other devices are copied to the CPU.
+    """
     program = bound.variant.program
     guarded = guarded_mask(program, facts_of(bound, shape).proved)
     ints, floats = iter(bound.ints), iter(bound.floats)
@@ -50,54 +56,38 @@ def guarded_mask(program: Program, proved: frozenset[Proof] = frozenset()) -> Gu
     return guard(root, find_sites(program), proved)
 
 
-def proved_classes(
-    bound: Bound,
-    shape: Shape,
-    block: tuple[int, int],
-    evaluate: Evaluate,
-    full: Callable[[], Tensor],
-) -> Tensor:
-    """EMPTY, PARTIAL or FULL per block of a mask on the CPU: uint8 [B, H, rows, cols].
+def can_prove(bound: Bound) -> bool:
+    """Whether the captures have values to look at."""
+    return all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in bound.captures)
+
+
+def proved_runs(asked: Question, settle: Settle, census: Census | None = None) -> Runs | RowSource:
+    """The blocks that a mask keeps.
 
     Args:
-        evaluate: The mask at given pairs, for the few tiles no proof decides.
-        full: All classes by evaluation: for masks of which most tiles are left, and for those
-            in error, which it reports.
+        settle: Evaluates what is left.
+        census: Takes counts of what was decided how.
+
+    Returns:
+        Runs; or, of a mask that lists more than MOST_TILES, what makes them when they are asked
+        for.
     """
-    if not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in bound.captures):
-        return full()
-    asked = question(bound, shape, block)
-    found = classify_tiles(asked)
-    count = found.undecided
-    if count:
-        pairs = count * block[0] * block[1]
-        if count > found.classes.size // MOST_LEFT or pairs > MOST_PAIRS:
-            return full()
-        try:
-            _settle(found.classes, asked, evaluate)
-        except (IndexOutOfRangeError, DivisionByZeroError, ShiftRangeError):
-            return full()
-    return torch.from_numpy(found.classes)
+    rows = Rows(asked, census)
+    try:
+        return _proved(rows, (0, asked.sizes[0]), settle, MOST_TILES)
+    except TooManyTiles:
+        pass
+    batch, heads = asked.heads
+    slices = np.arange(batch * heads, dtype=np.int32).reshape(batch, heads)
+    step = max(1, STRIP // (batch * heads * asked.sizes[1]))
+    return Strips(*asked.sizes, slices, lambda *part: _proved(rows, part, settle, None), step)
 
 
-def _settle(classes: Array, asked: Question, evaluate: Evaluate) -> None:
-    """Evaluate every pair of the tiles left, some tiles at a time."""
-    left = np.nonzero(classes == UNDECIDED)
-    step = max(1, PIECE // (asked.block[0] * asked.block[1]))
-    for start in range(0, len(left[0]), step):
-        at = tuple(index[start : start + step] for index in left)
-        classes[at] = _evaluated(at, asked, evaluate)
-
-
-def _evaluated(at: tuple[Array, ...], asked: Question, evaluate: Evaluate) -> Array:
-    """The classes of the listed tiles (b, h, row, col)."""
-    b, h, row, col = (torch.from_numpy(index).reshape(-1, 1, 1) for index in at)
-    (q_len, kv_len), (rows, cols) = asked.shape[2:], asked.block
-    q = row * rows + torch.arange(rows).reshape(-1, 1)
-    kv = col * cols + torch.arange(cols)
-    inside = (q < q_len) & (kv < kv_len)
-    # A pair that sticks out is evaluated as the last one there is, and not counted.
-    kept = evaluate(b, h, q.clamp(max=q_len - 1), kv.clamp(max=kv_len - 1)) & inside
-    count = kept.expand(inside.shape).sum((1, 2))
-    classes = (count > 0).to(torch.uint8) + (count == rows * cols).to(torch.uint8)
-    return classes.numpy()
+def _proved(rows: Rows, part: tuple[int, int], settle: Settle, most: int | None) -> Runs:
+    found = rows.prove(*part, most)
+    slices, row, col = found.left
+    if len(row):
+        if rows.census is not None:
+            rows.census.tiles[1, "evaluation"] += len(row)
+        found.settle(settle((slices, row + part[0], col)))
+    return found.runs()

@@ -6,6 +6,9 @@ the mask may read outside a captured tensor, to learn whether it did.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +53,25 @@ def listed_classes(bound: Bound, shape: Shape, block: tuple[int, int], listed: T
     found = torch.empty(listed.shape, dtype=torch.uint8, device=listed.device)
     _run(bound, shape, block, found, listed)
     return found
+
+
+def settler(
+    bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device
+) -> Callable[[tuple[np.ndarray, ...]], np.ndarray]:
+    """Classes of blocks listed by slice, row and column, as `op.proofs` asks for them."""
+    rows, cols = cdiv(shape[2], block[0]), cdiv(shape[3], block[1])
+
+    def settle(tiles: tuple[np.ndarray, ...]) -> np.ndarray:
+        slices, row, col = tiles
+        # A fault is reported for the block listed first, so they are listed in order.
+        numbers = (slices.astype(np.int64) * rows + row) * cols + col
+        order = np.argsort(numbers)
+        listed = torch.from_numpy(numbers[order].astype(np.int32)).to(device)
+        found = np.empty(len(order), np.uint8)
+        found[order] = listed_classes(bound, shape, block, listed).cpu().numpy()
+        return found
+
+    return settle
 
 
 def _run(

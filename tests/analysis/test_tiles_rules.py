@@ -10,8 +10,16 @@ import pytest
 import torch
 from tile_truth import assert_sound, evaluate, prove
 
-from flexattn.analysis.tiles import bounds, classify, compare, prover, rewrites, segments, valuesets
-from flexattn.analysis.tiles.truth import UNKNOWN
+from flexattn.analysis.tiles import (
+    bounds,
+    compare,
+    facts,
+    prover,
+    rewrites,
+    segments,
+    singly,
+    valuesets,
+)
 from flexattn.analysis.tiles.values import RULES as VALUES
 from flexattn.analysis.tiles.values import UnknownNode
 
@@ -28,7 +36,8 @@ Q8 = torch.arange(N) // 32
 
 def open_tiles(mod: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     """Tiles that proofs alone leave, without witnesses; every decided one is checked."""
-    monkeypatch.setattr(classify, "witnesses", nothing)
+    monkeypatch.setattr(singly, "witnesses", nothing)
+    monkeypatch.setattr(singly, "MOST_PAIRS", 0)
     found = prove(mod, (1, 1, N, N), BLOCK)
     assert_sound(found, evaluate(mod, (1, 1, N, N)), BLOCK)
     return found.undecided
@@ -39,26 +48,26 @@ def nothing(*_: Any) -> Any:
 
 
 def switched_off(*_: Any, **__: Any) -> Any:
-    return UNKNOWN
+    raise UnknownNode("switched off")
 
 
 def uncut(*_: Any) -> None:
     return None
 
 
-def loose(frame: Any, sides: Any, guards: Any, overlap: Any) -> Any:
+def loose(facts: Any, frame: Any, sides: Any, guards: Any, overlap: Any) -> Any:
     return overlap, np.zeros_like(overlap)
 
 
 CASES: dict[str, tuple[Callable[..., Any], Any, str, Any]] = {
     # rule: (mask, where the rule lives, its name, what stands in for it)
-    "distance": (lambda b, h, q, k: (q - k) % 64 == 3, prover, "of_distances", switched_off),
+    "distance": (lambda b, h, q, k: (q - k) % 64 == 3, facts, "Distances", switched_off),
     "order": (lambda b, h, q, k: SORTED[q] >= SORTED[k], prover, "compare", nothing),
     "value sets": (lambda b, h, q, k: SHUFFLED[q] == SHUFFLED[k], compare, "some_equal", loose),
     "table": (lambda b, h, q, k: TREE[Q8[q], Q8[k]], prover, "of_table", nothing),
     "segments": (
         lambda b, h, q, k: (q // 50 == k // 50) & (q % 50 >= k % 50),
-        classify,
+        singly,
         "by_segments",
         uncut,
     ),
@@ -66,7 +75,7 @@ CASES: dict[str, tuple[Callable[..., Any], Any, str, Any]] = {
         lambda b, h, q, k: (TEXT[q] == TEXT[k]) & (TEXT[q] >= 0),
         compare,
         "_transfer",
-        lambda f, g, p, r: (p, r),
+        lambda facts, sides, guards: guards,
     ),
 }
 
@@ -75,7 +84,7 @@ CASES: dict[str, tuple[Callable[..., Any], Any, str, Any]] = {
 def test_a_rule_decides_what_nothing_else_does(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mod, module, name, instead = CASES[rule]
     if rule != "segments":
-        monkeypatch.setattr(classify, "by_segments", uncut)
+        monkeypatch.setattr(singly, "by_segments", uncut)
     if rule == "guards through equality":  # sets would find the same, at their price
         monkeypatch.setattr(valuesets, "_PAIRS", 0)
     with monkeypatch.context() as patch:
@@ -100,7 +109,7 @@ REWRITES: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("op", REWRITES)
 def test_what_a_rewrite_gains(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mod = REWRITES[op]
-    monkeypatch.setattr(classify, "by_segments", uncut)
+    monkeypatch.setattr(singly, "by_segments", uncut)
     with_rule = open_tiles(mod, monkeypatch)
     monkeypatch.delitem(rewrites.RULES, op)
     assert open_tiles(mod, monkeypatch) > with_rule
@@ -125,7 +134,7 @@ BOUNDS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("op", BOUNDS)
 def test_what_a_bound_gains(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mod = BOUNDS[op]
-    monkeypatch.setattr(classify, "by_segments", uncut)
+    monkeypatch.setattr(singly, "by_segments", uncut)
     with_rule = open_tiles(mod, monkeypatch)
     monkeypatch.delitem(bounds.RULES, op)
     assert open_tiles(mod, monkeypatch) > with_rule
@@ -162,8 +171,9 @@ def test_independent_guards_prove_partial(guard: str, monkeypatch: pytest.Monkey
     assert open_tiles(mod, monkeypatch) == 0
     whole = compare.compare
 
-    def unguarded(op: str, f: Any, g: Any, frame: Any, p: Any = None, r: Any = None) -> Any:
-        return whole(op, f, g, frame, None if guard == "p" else p, None if guard == "r" else r)
+    def unguarded(op: str, sides: Any, facts: Any, frame: Any, guards: Any = (None, None)) -> Any:
+        guards = (None, guards[1]) if guard == "p" else (guards[0], None)
+        return whole(op, sides, facts, frame, guards)
 
     monkeypatch.setattr(prover, "compare", unguarded)
     with pytest.raises(AssertionError):  # what is certain would be claimed for other pairs
@@ -182,6 +192,5 @@ def test_the_exact_values_are_torchs() -> None:
 
 
 def test_pieces_are_cut_at_row_ends() -> None:
-    jumps = np.zeros(101, bool)
-    segments._mark(np.arange(100).reshape(1, 1, -1) % 30, jumps)
+    jumps = segments._jumps(np.arange(100).reshape(1, 1, 1, -1) % 30)
     assert np.flatnonzero(jumps).tolist() == [30, 60, 90]

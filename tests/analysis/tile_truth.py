@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexattn.analysis.tiles.classify import UNDECIDED, TileClasses, classify_tiles
+from flexattn.analysis.tiles.classify import TileClasses, classify_tiles
+from flexattn.analysis.tiles.singly import UNDECIDED
 from flexattn.op.create import _bind
 from flexattn.op.proofs import question
 

@@ -20,11 +20,17 @@ from flexattn.ir.nodes import BOOL, INTS, Apply, Node
 
 Interval: TypeAlias = "tuple[Array, Array]"
 
-_LIMIT = 1 << 30
-"""Products of numbers below this, and sums of such products, do not overflow."""
+_LIMIT = 1 << 61
+"""Sums of two numbers below this do not overflow."""
+
+
+def _size(a: Interval) -> int:
+    return max(-int(a[0].min(initial=0)), int(a[1].max(initial=0)))
 
 
 def _mul(a: Interval, b: Interval) -> Interval:
+    if _size(a) * _size(b) >= _LIMIT:
+        raise UnknownNode("a product that may overflow")
     corners = [x * y for x in a for y in b]
     return np.minimum.reduce(np.broadcast_arrays(*corners)), np.maximum.reduce(
         np.broadcast_arrays(*corners)
@@ -139,17 +145,18 @@ class Bounds:
         if node.dtype not in INTS:
             raise UnknownNode("a float of both positions")
         if KV not in reads:
-            axis, values, place = self.frame.q, self.facts.row(node), self.frame.rows
+            line, axis, place = self.facts.row(node), self.frame.q, self.frame.rows
         elif Q not in reads:
-            axis, values, place = self.frame.kv, self.facts.col(node), self.frame.cols
+            line, axis, place = self.facts.col(node), self.frame.kv, self.frame.cols
         elif isinstance(node, Apply) and node.op in RULES:
             return RULES[node.op](*map(self, node.args))
         else:
             raise UnknownNode(type(node).__name__)
-        return place(axis.reduce(np.minimum, values)), place(axis.reduce(np.maximum, values))
+        low, high = line.extremes(axis)
+        return place(low.astype(np.int64)), place(high.astype(np.int64))
 
     def _checked(self, found: Interval) -> Interval:
-        if found[0].size and (int(found[0].min()) <= -_LIMIT or int(found[1].max()) >= _LIMIT):
+        if _size(found) >= _LIMIT:
             raise UnknownNode("numbers that may overflow")
         return found
 

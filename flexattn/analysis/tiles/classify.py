@@ -1,70 +1,33 @@
-"""The class of every tile of a mask, by proof, then by witnesses, then on pieces of tiles."""
+"""The class of every tile of a mask: by proof, then by witnesses, then on pieces of tiles."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flexattn.analysis.runs import FULL, PARTIAL, Runs, to_classes
+from flexattn.analysis.tiles.census import Census
 from flexattn.analysis.tiles.facts import Facts
-from flexattn.analysis.tiles.forms import KV, Q
-from flexattn.analysis.tiles.frame import Axis, Frame
-from flexattn.analysis.tiles.prover import Prover
-from flexattn.analysis.tiles.segments import by_segments
-from flexattn.analysis.tiles.truth import Truth
-from flexattn.analysis.tiles.values import Array, UnknownNode
-from flexattn.analysis.tiles.witness import CENTRE, CORNERS, MANY, SPREAD, witnesses
+from flexattn.analysis.tiles.frame import Axis
+from flexattn.analysis.tiles.pieces import Pieces
+from flexattn.analysis.tiles.search import Levels, Search
+from flexattn.analysis.tiles.singly import UNDECIDED
+from flexattn.analysis.tiles.values import Array
 from flexattn.ir.nodes import F32, DType, Input, Node, walk
 
-EMPTY, PARTIAL, FULL, UNDECIDED = 0, 1, 2, 3
+MOST_TILES = 1 << 22
+"""Tiles listed one by one of a mask; `TooManyTiles` is raised where there would be more."""
 
-Left: TypeAlias = "tuple[Array, ...]"  # b, h, row, col of the tiles left
-Known: TypeAlias = "tuple[Array, Array]"  # whether a kept and a dropped pair of each is known
+_VALUES = 1 << 22
+"""Positions, times batches and heads, of which facts are made at once."""
 
-MOST_POINTS = 1 << 20
-"""Pairs evaluated of one mask as witnesses, before its tiles are left."""
-
-MOST_OPEN = 1 << 22
-"""Tiles listed one by one; more are left as they are."""
-
-DENSE = 1 << 23
-"""Tiles proved at once."""
-
-
-@dataclass
-class TileClasses:
-    """What was found.
-
-    Attributes:
-        classes: uint8 [B, H, rows, cols], EMPTY PARTIAL FULL or UNDECIDED; B (H) is 1 for a mask
-            that does not read b (h).
-        stages: Tiles decided by ``proof``, ``witness`` and ``segments``.
-        leaves: What the rules said, by part of the tiles: their number, (rule, truth) pairs.
-    """
-
-    classes: Array
-    stages: Counter[str] = field(default_factory=Counter)
-    leaves: list[tuple[int, list[tuple[str, Truth]]]] = field(default_factory=list)
-
-    @property
-    def rules(self) -> Counter[str]:
-        """For each rule, on how many tiles a condition was decided by it."""
-        found: Counter[str] = Counter()
-        for size, leaves in self.leaves:
-            for rule, leaf in leaves:
-                decided = ~(leaf.may & leaf.may_not) | (leaf.some & leaf.some_not)
-                found[rule] += np.count_nonzero(decided) * (size // max(1, decided.size))
-        return found
-
-    @property
-    def undecided(self) -> int:
-        """Tiles left."""
-        return int(np.count_nonzero(self.classes == UNDECIDED))
+_TILES = 1 << 21
+"""Tiles of the coarsest level, times batches and heads, that are proved at once."""
 
 
 @dataclass(frozen=True)
@@ -87,153 +50,153 @@ class Question:
     shape: tuple[int, int, int, int]
     block: tuple[int, int]
 
+    @cached_property
+    def heads(self) -> tuple[int, int]:
+        """Batches and heads to tell apart: 1 where the mask does not read b, or h."""
+        nodes = walk(self.mask, self.fault)
+        reads = {node.name for node in nodes if isinstance(node, Input)}
+        b, h = (n if name in reads else 1 for n, name in zip(self.shape, ("b", "h")))
+        return b, h
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        rows, cols = (-(-n // size) for n, size in zip(self.shape[2:], self.block))
+        return rows, cols
+
+
+class Found:
+    """What was found of the tiles of some rows.
+
+    Attributes:
+        pieces: The tiles that are known, as runs.
+        left: (slice, row, column) of the others; slices are numbered b * H + h, and rows from the
+            first one asked for.
+    """
+
+    def __init__(
+        self, pieces: Pieces, left: tuple[Array, Array, Array], ragged: tuple[bool, bool]
+    ) -> None:
+        self.pieces, self.left, self._ragged = pieces, left, ragged
+
+    def settle(self, classes: Array) -> None:
+        """Take the classes of the tiles left, which the last row and column may call FULL."""
+        kept = (classes == PARTIAL) | (classes == FULL)
+        at = self.left[0][kept], self.left[1][kept], self.left[2][kept]
+        self.pieces.add_cells(at, classes[kept] == FULL, self.pieces.rows, (1, 1))
+        self.left = (self.left[0][:0], self.left[1][:0], self.left[2][:0])
+
+    def runs(self) -> Runs:
+        """The runs of all tiles, when none is left."""
+        return self.pieces.runs(self._ragged)
+
+
+class Rows:
+    """Proves the tiles of a mask, all rows of them or some.
+
+    Facts about keys are kept from one call to the next.
+    """
+
+    def __init__(self, question: Question, census: Census | None = None) -> None:
+        self.question, self.census = question, census
+        self._facts: dict[tuple[int, int], Facts] = {}
+
+    def prove(self, begin: int, end: int, most: int | None = None) -> Found:
+        """What can be proved of the rows [begin, end).
+
+        Raises:
+            TooManyTiles: More than ``most`` tiles would have to be listed one by one.
+        """
+        asked = self.question
+        (q_len, kv_len), (rows, _) = asked.shape[2:], asked.sizes
+        span = begin * asked.block[0], min(end * asked.block[0], q_len)
+        axes = Axis.of_blocks(*span, asked.block[0]), Axis.of_blocks(0, kv_len, asked.block[1])
+        ragged = end == rows and q_len % asked.block[0] != 0, kv_len % asked.block[1] != 0
+        levels = Levels(*axes)
+        pieces = Pieces(asked.heads, end - begin, len(axes[1]))
+        left, budget = [], most if most is not None else 1 << 62
+        for b, h in self._parts(levels):
+            facts = self._facts_of(b, h, span)
+            offset = b.start * asked.heads[1] + h.start
+            search = Search(
+                asked.mask,
+                asked.fault,
+                facts,
+                levels,
+                pieces,
+                offset=offset,
+                ragged=ragged,
+                budget=budget,
+                census=self.census,
+            )
+            left.append(search.run())
+            budget = search.budget
+        slices, row, col = (np.concatenate(part) for part in zip(*left))
+        return Found(pieces, (slices, row, col), ragged)
+
+    def _parts(self, levels: Levels) -> Iterator[tuple[range, range]]:
+        """Batches and heads to prove together: consecutive slices."""
+        batch, heads = self.question.heads
+        size = max(
+            1, min(_TILES // levels.count(levels.top), _VALUES // max(self.question.shape[2:]))
+        )
+        h_step = min(heads, size)
+        b_step = max(1, size // heads)
+        for b in range(0, batch, b_step):
+            for h in range(0, heads, h_step):
+                yield range(b, min(b + b_step, batch)), range(h, min(h + h_step, heads))
+
+    def _facts_of(self, b: range, h: range, span: tuple[int, int]) -> Facts:
+        key = b.start, h.start
+        known = self._facts.get(key)
+        if known is not None:
+            return known.of_rows(span)
+        asked = self.question
+        values = np.arange(b.start, b.stop), np.arange(h.start, h.stop)
+        found = Facts(span, asked.shape[3], values, asked.numbers, asked.captures)
+        if len(b) * len(h) == asked.heads[0] * asked.heads[1]:
+            self._facts[key] = found
+        return found
+
+
+@dataclass
+class TileClasses:
+    """What was found.
+
+    Attributes:
+        classes: uint8 [B, H, rows, cols], EMPTY PARTIAL FULL or UNDECIDED; B (H) is 1 for a mask
+            that does not read b (h).
+        census: How it was found.
+    """
+
+    classes: Array
+    census: Census
+
+    @property
+    def undecided(self) -> int:
+        """Tiles left."""
+        return int(np.count_nonzero(self.classes == UNDECIDED))
+
 
 def classify_tiles(question: Question) -> TileClasses:
     """What can be proved of every tile; those that may fault are UNDECIDED.
 
-    A tile that sticks out of the lengths is never FULL.
+    A tile that sticks out of the lengths is never FULL. The answer has a byte per tile: for masks
+    known to be small.
     """
-    batch, heads, q_len, kv_len = question.shape
-    reads = {node.name for node in walk(question.mask, question.fault) if isinstance(node, Input)}
-    batch, heads = (n if name in reads else 1 for n, name in ((batch, "b"), (heads, "h")))
-    axes = Axis.of_blocks(q_len, question.block[0]), Axis.of_blocks(kv_len, question.block[1])
-    result = TileClasses(np.full((batch, heads, *map(len, axes)), UNDECIDED, np.uint8))
-    per_head = len(axes[0]) * len(axes[1])
-    h_step = max(1, min(heads, DENSE // per_head))
-    b_step = max(1, min(batch, DENSE // (per_head * h_step)))
-    for b in range(0, batch, b_step):
-        for h in range(0, heads, h_step):
-            part = slice(b, b + b_step), slice(h, h + h_step)
-            b_values, h_values = np.arange(batch)[part[0]], np.arange(heads)[part[1]]
-            facts = Facts((q_len, kv_len), b_values, h_values, question.numbers, question.captures)
-            _Part(question, facts, axes, result, result.classes[part]).decide()
-    return result
+    census = Census()
+    found = Rows(question, census).prove(0, question.sizes[0])
+    left = found.left
+    runs = found.runs()
+    classes = to_classes(runs)[runs.slices.ravel()]
+    classes[left] = UNDECIDED
+    return TileClasses(classes.reshape(*question.heads, *question.sizes), census)
 
 
 def as_array(tensor: Tensor, compute: DType = F32) -> Array:
-    """A captured tensor as the array a load of it reads; memory is shared where dtypes allow."""
-    tensor = tensor.detach()
+    """A captured tensor as the array a load of it reads; memory is shared where that can be."""
+    tensor = tensor.detach().resolve_neg()
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float32 if compute == F32 else torch.float64)
-    elif tensor.dtype != torch.bool:
-        tensor = tensor.long()
-    found: Array = tensor.numpy()
+    found: Array = tensor.cpu().numpy()
     return found
-
-
-class _Part:
-    """Some batches and heads of a question; ``classes`` is their view into the result."""
-
-    def __init__(
-        self,
-        question: Question,
-        facts: Facts,
-        axes: tuple[Axis, Axis],
-        result: TileClasses,
-        classes: Array,
-    ) -> None:
-        self.mask, self.fault = question.mask, question.fault
-        self.facts, self.result, self.classes = facts, result, classes
-        self.frame = Frame(*axes)
-        self.sticks_out = _sticks_out(question)
-
-    def decide(self) -> None:
-        try:
-            prover = Prover(self.facts, self.frame)
-            truth = prover.truth(self.mask, True)
-            safe = ~prover.truth(self.fault, True).may if self.fault is not None else True
-        except RecursionError:
-            return
-        self.result.leaves.append((self.classes.size, prover.leaves))
-        if not _is_exact(truth) or self.fault is not None:
-            self._dense(truth, safe)
-            self._rest(truth, np.broadcast_to(safe, self.classes.shape))
-            return
-        self.classes[...] = truth.may.view(np.uint8) + (~truth.may_not).view(np.uint8)
-        _lower_edges(self.classes, self.sticks_out)
-        self.result.stages["proof"] += self.classes.size
-
-    def _dense(self, truth: Truth, safe: Array | bool) -> None:
-        """Take what is decided of all tiles."""
-        classes = self.classes
-        classes[...] = UNDECIDED
-        np.copyto(classes, np.uint8(PARTIAL), where=_partial(truth, self.sticks_out))
-        np.copyto(classes, np.uint8(FULL), where=~truth.may_not)
-        _lower_edges(classes, self.sticks_out)
-        np.copyto(classes, np.uint8(EMPTY), where=~truth.may)
-        if safe is not True:
-            np.copyto(classes, np.uint8(UNDECIDED), where=np.logical_not(safe))
-        self.result.stages["proof"] += int(np.count_nonzero(classes != UNDECIDED))
-
-    def _rest(self, truth: Truth, safe: Array) -> None:
-        left = np.nonzero((self.classes == UNDECIDED) & safe)
-        if not len(left[0]):
-            return
-        some, some_not = (
-            np.broadcast_to(side, safe.shape) for side in (truth.some, truth.some_not)
-        )
-        known = some[left], some_not[left] | self.sticks_out[left[2:]]
-        for points in (CENTRE, CORNERS):
-            left, known = self._by_witness(left, known, points)
-        if len(left[0]) and {Q, KV} <= self.facts.forms.reads(self.mask):
-            left, known = self._by_segments(left, known)
-        for points in (SPREAD, MANY):
-            if len(left[0]) and len(left[0]) * len(points) <= MOST_POINTS:
-                left, known = self._by_witness(left, known, points)
-
-    def _by_witness(self, left: Left, known: Known, points: Array) -> tuple[Left, Known]:
-        try:
-            kept, dropped = witnesses(self.mask, self.facts, self._listed(left), points)
-        except (UnknownNode, RecursionError):
-            return left, known
-        kept, dropped = kept | known[0], dropped | known[1]
-        found = kept & dropped
-        left = self._take(left, found, np.full(len(found), PARTIAL, np.uint8), "witness")
-        return left, (kept[~found], dropped[~found])
-
-    def _by_segments(self, left: Left, known: Known) -> tuple[Left, Known]:
-        truth = by_segments(self.mask, self.facts, self._listed(left))
-        if truth is None:
-            return left, known
-        out = self.sticks_out[left[2], left[3]]
-        classes = np.full(len(left[0]), UNDECIDED, np.uint8)
-        classes[_partial(truth, out)] = PARTIAL
-        classes[~truth.may_not & ~out] = FULL
-        classes[~truth.may] = EMPTY
-        found = classes != UNDECIDED
-        known = known[0] | truth.some, known[1] | truth.some_not
-        left = self._take(left, found, classes, "segments")
-        return left, (known[0][~found], known[1][~found])
-
-    def _listed(self, left: Left) -> Frame:
-        b, h, row, col = left
-        return Frame(self.frame.q, self.frame.kv, (b, h, row, col))
-
-    def _take(self, left: Left, known: Array, classes: Array, stage: str) -> Left:
-        self.result.stages[stage] += int(np.count_nonzero(known))
-        self.classes[tuple(index[known] for index in left)] = classes[known]
-        return tuple(index[~known] for index in left)
-
-
-def _is_exact(truth: Truth) -> bool:
-    return truth.may is truth.some and truth.may_not is truth.some_not and truth.may.ndim > 0
-
-
-def _lower_edges(classes: Array, sticks_out: Array) -> None:
-    """FULL becomes PARTIAL in tiles that stick out: they lie in the last row and column."""
-    for edge, out in ((classes[:, :, -1], sticks_out[-1]), (classes[..., -1], sticks_out[:, -1])):
-        edge[(edge == FULL) & out] = PARTIAL
-
-
-def _partial(truth: Truth, sticks_out: Array) -> Array:
-    """Where a pair is kept, and the tile is not full, or may not be called so."""
-    return truth.some & truth.some_not | sticks_out & (truth.some | ~truth.may_not)
-
-
-def _sticks_out(question: Question) -> Array:
-    """Which tiles reach beyond the lengths: bool [rows, cols]."""
-    q, kv = (-(-length // size) for length, size in zip(question.shape[2:], question.block))
-    out = np.zeros((q, kv), bool)
-    out[-1] |= question.shape[2] % question.block[0] != 0
-    out[:, -1] |= question.shape[3] % question.block[1] != 0
-    return out

@@ -40,10 +40,15 @@ class Sum:
 
 
 class Forms:
-    """The forms of the nodes of one graph; ``values`` gives those that read no position."""
+    """The forms of the nodes of one graph.
 
-    def __init__(self, values: Values) -> None:
-        self._values = values
+    Args:
+        values: Of nodes that read no position.
+        origin: Of linear nodes, where both positions are 0.
+    """
+
+    def __init__(self, values: Values, origin: Values) -> None:
+        self.values, self.origin = values, origin
         self._reads: dict[Node, frozenset[str]] = {}
         self._linear: dict[Node, Linear | None] = {}
         self._distance: dict[Node, bool] = {}
@@ -87,7 +92,7 @@ class Forms:
 
     def _is_small(self, node: Node) -> bool:
         try:
-            return bool((np.abs(self._values(node)) < 1 << 40).all())
+            return bool((np.abs(self.values(node)) < 1 << 40).all())
         except UnknownNode:
             return False
 
@@ -96,7 +101,7 @@ class Forms:
         if self.reads(node) or node.dtype not in INTS:
             return None
         try:
-            return int(self._values(node))
+            return int(self.values(node))
         except UnknownNode:
             return None
 

@@ -7,17 +7,16 @@ guarding it. Whatever has no rule is unknown, which is never wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import reduce
-
-import numpy as np
+from typing import TypeVar
 
 from flexattn.analysis.tiles.bounds import Bounds
 from flexattn.analysis.tiles.compare import compare
-from flexattn.analysis.tiles.distance import of_distances
 from flexattn.analysis.tiles.facts import Facts
 from flexattn.analysis.tiles.forms import KV, Q
 from flexattn.analysis.tiles.frame import Frame
+from flexattn.analysis.tiles.lines import Line
 from flexattn.analysis.tiles.rewrites import OPPOSITE, Signed, conjuncts, is_disjunction
 from flexattn.analysis.tiles.tables import of_table
 from flexattn.analysis.tiles.truth import (
@@ -29,8 +28,10 @@ from flexattn.analysis.tiles.truth import (
     meet,
     union,
 )
-from flexattn.analysis.tiles.values import Array, UnknownNode
+from flexattn.analysis.tiles.values import UnknownNode
 from flexattn.ir.nodes import FLOATS, INTS, Apply, Const, Load, Node
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -67,29 +68,34 @@ class Prover:
     def _find(self, node: Node, holds: bool) -> Truth:
         if isinstance(node, Const):
             return ALWAYS if bool(node.value) == holds else NEVER
-        return self._all(list(conjuncts(node, holds, self._is_whole)))
+        plans = self.facts.plans
+        key = node, holds
+        if key not in plans:
+            plans[key] = self._grouped(list(conjuncts(node, holds, self._is_whole)))
+        return self._all(plans[key])
 
     def _is_whole(self, node: Node) -> bool:
         forms = self.facts.forms
         return not {Q, KV} <= forms.reads(node) or forms.of_distance(node)
 
-    def _all(self, parts: list[Signed]) -> Truth:
-        """The truth of all ``parts`` together."""
-        group = self._grouped(parts)
-        unknown: list[Truth] = []
-        p = self._joint("row", group.row, unknown)
-        r = self._joint("col", group.col, unknown)
+    def _all(self, group: Group) -> Truth:
+        """The truth of all parts of ``group`` together."""
+        facts, unknown = self.facts, list[Truth]()
+        p = self._joint(group.row, lambda part: facts.joint(0, part, self.frame.q), unknown)
+        r = self._joint(group.col, lambda part: facts.joint(1, part, self.frame.kv), unknown)
+        d = self._joint(
+            group.distance, lambda part: facts.distances(part).truth(self.frame), unknown
+        )
         alone = len(group.other) + len(group.distance) == 1 and not unknown
-        d = self._joint("distance", group.distance, unknown)
-        pairs = self._independent(p, r)
-        found = [] if d is None else [self._note("distance", of_distances(d, self.frame))]
+        found = [] if d is None else [self._note("distance", d)]
         literals = [item for item in group.other if _is_comparison(item[0])]
         found += [self._leaf(item) for item in group.other]
+        pairs = self._independent(p, r)
         truth = self._combine(pairs, [*found, *unknown])
         if p is None and r is None:
             return truth
         for item in [*literals, *group.distance]:
-            truth = self._guarded(truth, item, p, r, alone=alone)
+            truth = self._guarded(truth, item, (p, r), alone=alone)
         return truth
 
     def _grouped(self, parts: list[Signed]) -> Group:
@@ -106,19 +112,24 @@ class Prover:
                 group.other.append(item)
         return group
 
-    def _joint(self, kind: str, items: list[Signed], unknown: list[Truth]) -> Array | None:
-        """All of ``items`` at once, per position or distance; None for no items."""
-        read = {"row": self.facts.row, "col": self.facts.col, "distance": self.facts.diagonal}[kind]
-        values = []
-        for node, holds in items:
-            try:
-                value = read(node)
-                values.append(value if holds else ~value)
-            except UnknownNode:
-                unknown.append(UNKNOWN)
-        return reduce(np.bitwise_and, values) if values else None
+    def _joint(
+        self, items: list[Signed], ask: Callable[[list[Signed]], T], unknown: list[Truth]
+    ) -> T | None:
+        """What ``ask`` says of all of ``items`` but those without values; None if none is left."""
+        if not items:
+            return None
+        try:
+            return ask(items)
+        except UnknownNode:
+            known = [item for item in items if _is_answered(ask, item)]
+        unknown += [UNKNOWN] * (len(items) - len(known))
+        # What is known one by one may be too much at once; then nothing is said of it.
+        if len(known) < len(items):
+            return self._joint(known, ask, unknown)
+        unknown += [UNKNOWN] * len(items)
+        return None
 
-    def _independent(self, p: Array | None, r: Array | None) -> Truth:
+    def _independent(self, p: Line | None, r: Line | None) -> Truth:
         """The truth of p(q) & r(kv): they choose their positions freely, so it is exact."""
         truth = ALWAYS
         for rule, guard, axis, place in (
@@ -126,8 +137,7 @@ class Prover:
             ("col", r, self.frame.kv, self.frame.cols),
         ):
             if guard is not None:
-                some = place(axis.reduce(np.logical_or, guard))
-                all_ = place(axis.reduce(np.logical_and, guard))
+                all_, some = map(place, guard.extremes(axis))
                 one = self._note(rule, exact(some, ~all_))
                 truth = one if truth is ALWAYS else exact(truth[0] & one[0], truth[1] | one[1])
         return truth
@@ -149,7 +159,7 @@ class Prover:
         return Truth(may, may_not, union(certain), some_not)
 
     def _guarded(
-        self, truth: Truth, item: Signed, p: Array | None, r: Array | None, *, alone: bool
+        self, truth: Truth, item: Signed, guards: tuple[Line | None, Line | None], *, alone: bool
     ) -> Truth:
         """``truth`` with what is known of one comparison where p(q) and r(kv) hold."""
         node, holds = item
@@ -160,7 +170,7 @@ class Prover:
             if sides is None:
                 return truth
             op = node.op if holds else OPPOSITE[node.op]
-            here = self._note("guard", compare(op, *sides, self.frame, p, r))
+            here = self._note("guard", compare(op, sides, self.facts, self.frame, guards))
         except UnknownNode:
             return truth
         some = truth.some | here.some if alone else truth.some
@@ -185,12 +195,12 @@ class Prover:
         sides = self._sides(node)
         if sides is not None:
             rule = "equality" if node.op in ("eq", "ne") else "order"
-            return self._note(rule, compare(node.op, *sides, self.frame))
+            return self._note(rule, compare(node.op, sides, self.facts, self.frame))
         if node.args[0].dtype not in INTS:
             raise UnknownNode("floats of both positions")
         return self._note("bounds", self.bounds.compare(node.op, *node.args))
 
-    def _sides(self, node: Apply) -> tuple[Array, Array] | None:
+    def _sides(self, node: Apply) -> tuple[Line, Line] | None:
         """f(q) and g(kv) such that the comparison is between them, in its order."""
         a, b = node.args
         forms = self.facts.forms
@@ -202,6 +212,14 @@ class Prover:
     def _note(self, rule: str, truth: Truth) -> Truth:
         self.leaves.append((rule, truth))
         return truth
+
+
+def _is_answered(ask: Callable[[list[Signed]], object], item: Signed) -> bool:
+    try:
+        ask([item])
+    except UnknownNode:
+        return False
+    return True
 
 
 def _is_comparison(node: Node) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from flexattn.analysis.tiles.facts import Facts
 from flexattn.analysis.tiles.frame import Axis, Frame
+from flexattn.analysis.tiles.lines import Line
 from flexattn.analysis.tiles.prover import Prover
 from flexattn.analysis.tiles.truth import Truth
 from flexattn.analysis.tiles.values import Array, UnknownNode
@@ -16,6 +19,8 @@ MOST = 18
 """Pieces of one interval; one with more is not cut at all."""
 
 POINTS = np.concatenate([CENTRE, CORNERS, SPREAD[::6]])
+
+_MARGIN = 4  # positions looked at beyond the ends of an interval, to see a slope there
 
 _RECTANGLES = 1 << 18
 
@@ -58,35 +63,45 @@ def _witnesses(node: Node, facts: Facts, frame: Frame, asked: Array) -> tuple[Ar
         return np.zeros(len(asked), bool), np.zeros(len(asked), bool)
 
 
-def _cut(axis: Axis, values: list[Array], used: Array) -> tuple[Axis, Array, Array]:
-    """A finer axis, and for each interval its first piece and their number."""
-    jumps = np.zeros(int(axis.edges[-1]) + 1, bool)
-    for value in values:
-        _mark(value, jumps)
-    inner = np.zeros(len(jumps), bool)
+def _cut(axis: Axis, lines: Iterable[Line], used: Array) -> tuple[Axis, Array, Array]:
+    """The pieces of the intervals ``used``; of each interval, its first piece and their number."""
     wanted = np.zeros(len(axis), bool)
     wanted[used] = True
-    inner[axis.starts] = True
-    jumps &= ~inner
-    counts = np.add.reduceat(jumps[:-1], axis.starts, dtype=np.int64)
-    cut = wanted & (counts < MOST)
-    inner[:-1] |= jumps[:-1] & cut[axis.owner()]
-    first = np.flatnonzero(inner[:-1])
-    pieces = np.where(cut, counts, 0) + 1
-    return Axis(np.append(first, axis.edges[-1])), np.cumsum(pieces) - pieces, pieces
+    chosen = np.flatnonzero(wanted)
+    start, size = int(axis.first[0]), axis.size
+    at = (axis.first[chosen] - start)[:, None] + np.arange(-_MARGIN, size + _MARGIN)
+    places = np.clip(at, 0, int(axis.last[-1]) - start)
+    jumps = np.zeros(places.shape, bool)
+    for line in lines:
+        values = line.near(places)
+        if values.ndim > 3 and values.dtype.kind != "f":
+            jumps |= _jumps(values)
+    jumps = jumps[:, _MARGIN:-_MARGIN]
+    inside = at[:, _MARGIN:-_MARGIN] == places[:, _MARGIN:-_MARGIN]
+    jumps[:, 0] = False
+    jumps &= inside
+    jumps[jumps.sum(1) >= MOST] = False
+    jumps[:, 0] = True
+    starts = np.flatnonzero(jumps[inside])
+    count = np.zeros(len(axis), np.int64)
+    count[chosen] = jumps.sum(1)
+    covered = places[:, _MARGIN:-_MARGIN][inside]
+    ends = np.append(starts[1:], len(covered)) - 1
+    pieces = Axis(covered[starts] + start, covered[ends] + start, places=covered, cuts=starts)
+    return pieces, np.cumsum(count) - count, count
 
 
-def _mark(value: Array, jumps: Array) -> None:
-    """Mark where a new piece of ``value`` [B, H, positions] starts: it is linear on each."""
-    if value.shape[-1] < 6 or value.dtype.kind == "f":
-        return
-    steps = np.diff(value.astype(np.int8) if value.dtype == bool else value, axis=-1)
+def _jumps(values: Array) -> Array:
+    """Where a new piece of ``values`` [B, H, intervals, positions] starts: it is linear on each."""
+    jumps = np.zeros(values.shape[-2:], bool)
+    steps = np.diff(values.astype(np.int8) if values.dtype == bool else values, axis=-1)
     same = steps[..., 1:] == steps[..., :-1]
     run = same[..., 2:] & same[..., 1:-1] & same[..., :-2]  # four equal steps
     smooth = np.zeros(steps.shape, bool)
     for shift in range(4):
         smooth[..., shift : shift + run.shape[-1]] |= run
-    jumps[1:-1] |= ~smooth.all((0, 1))
+    jumps[:, 1:] |= ~smooth.all((0, 1))
     # Where one slope meets another, the corner belongs to the second.
     bends = ~same & smooth[..., 1:] & smooth[..., :-1]
-    jumps[1:-2] |= bends.any((0, 1))
+    jumps[:, 1:-1] |= bends.any((0, 1))
+    return jumps

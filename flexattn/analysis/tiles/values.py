@@ -3,16 +3,20 @@
 Only what every backend computes to the same bits has a row: integers, bools, and the float
 operations that IEEE 754 fixes. Accesses are safe, as in `passes.guard`: an index outside its
 capture reads element 0, a divisor of 0 is 1, an illegal shift count is 0.
+
+Integers mean 64 bits. They are kept in 32 where ranges show that nothing is lost: half the memory,
+and twice the speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from flexattn.ir.nodes import BOOL, F32, F64, I32, I64, Apply, Const, DType, Input, Load, Node
+from flexattn.ir.nodes import BOOL, F32, F64, I32, I64, INTS, Apply, Const, DType, Input, Load, Node
+from flexattn.ir.ranges import FULL, Range, apply_range
 
 Array = np.ndarray
 
@@ -26,6 +30,9 @@ NUMPY_DTYPES: dict[DType, type] = {
 
 MOST = 1 << 26
 """Elements of one array; a larger one is not made."""
+
+
+Span: TypeAlias = "tuple[int, int]"
 
 
 class UnknownNode(Exception):
@@ -49,6 +56,8 @@ def _mod(a: Array, b: Array) -> Array:
         raise UnknownNode("a float remainder is rounded differently by backends")
     if b.size == 1 and int(b.flat[0]) > 0 and int(b.flat[0]) & (int(b.flat[0]) - 1) == 0:
         return a & (int(b.flat[0]) - 1)
+    if b.size == 1 and int(b.flat[0]) > 0:
+        return a - np.floor_divide(a, b) * b  # a quotient by one number is vectorised
     return np.remainder(a, _divisor(b))
 
 
@@ -127,7 +136,60 @@ RULES: dict[str, Callable[..., Any]] = {
     "override_grad": _first,
 }
 
-CASTS = frozenset({"to_float", "to_bool", "to_i32", "to_i64"})
+CASTS = frozenset({"to_float", "to_bool", "to_i32"})
+_KEEPS = frozenset({"to_i64", "detach"})
+_NEVER_WIDER = frozenset(
+    {*("eq", "ne", "lt", "le", "gt", "ge", "minimum", "maximum", "where"), *("and", "or", "xor")}
+)
+"""Operations whose result is no larger than their arguments: they need no room."""
+
+_INT32 = FULL[I32]
+_TABLES: dict[str, Range] = {"bool": FULL[BOOL], "uint8": FULL["u8"], "int8": FULL["i8"]} | {
+    "int16": FULL["i16"],
+    "int32": FULL[I32],
+}
+
+
+class Ranges:
+    """Ranges of integer nodes, for inputs in given ranges.
+
+    Args:
+        inputs: Ranges by name; an input that has none may be anything.
+        captures: The captured tensors.
+    """
+
+    def __init__(self, inputs: Mapping[str, Range], captures: Sequence[Array]) -> None:
+        self.inputs, self.captures = inputs, captures
+        self._known: dict[Node, Range | None] = {}
+
+    def __call__(self, node: Node) -> Range | None:
+        """The range; None for a float."""
+        if node not in self._known:
+            self._known[node] = self._find(node)
+        return self._known[node]
+
+    def _find(self, node: Node) -> Range | None:
+        if node.dtype in (F32, F64):
+            return None
+        match node:
+            case Const(value):
+                return int(value), int(value)
+            case Input(name):
+                return self.inputs.get(name, FULL[node.dtype])
+            case Load(capture):
+                return _TABLES.get(self.captures[capture].dtype.name, FULL[I64])
+            case Apply(op, args):
+                return apply_range(op, node.dtype, [self(arg) for arg in args])
+        raise TypeError(node)
+
+    def is_narrow(self, node: Node) -> bool:
+        """Whether 32 bits hold every value."""
+        found = self(node)
+        return found is not None and found[0] >= _INT32[0] and found[1] <= _INT32[1]
+
+    def may_wrap(self, node: Node) -> bool:
+        """Whether 64 bits may not hold the result."""
+        return self(node) == FULL[I64]
 
 
 class Values:
@@ -136,10 +198,20 @@ class Values:
     Args:
         inputs: Values of ``b``, ``h``, ``q_idx``, ``kv_idx`` and the lifted numbers.
         captures: The captured tensors as arrays, of the dtypes that loads give.
+        ranges: Of the same inputs.
+        steps: For inputs that count up by one along an axis of their own, that axis of ``ndim``.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], captures: Sequence[Array]) -> None:
-        self.inputs, self.captures = inputs, captures
+    def __init__(
+        self,
+        inputs: Mapping[str, Any],
+        captures: Sequence[Array],
+        ranges: Ranges,
+        steps: Mapping[str, int] | None = None,
+        ndim: int = 0,
+    ) -> None:
+        self.inputs, self.captures, self.ranges = inputs, captures, ranges
+        self.steps, self.ndim = steps or {}, ndim
         self._known: dict[Node, Array] = {}
 
     def __call__(self, node: Node) -> Array:
@@ -147,40 +219,87 @@ class Values:
         found = self._known.get(node)
         if found is None:
             with np.errstate(all="ignore"):
-                found = self._known[node] = self._value(node)
+                found = self._find(node)
+        return found
+
+    def _find(self, node: Node) -> Array:
+        found = self._known.get(node)
+        if found is None:
+            found = self._known[node] = self._value(node)
         return found
 
     def _value(self, node: Node) -> Array:
         match node:
             case Const(value, dtype):
-                return np.asarray(value, NUMPY_DTYPES[dtype])
+                return np.asarray(value, self._dtype(node))
             case Input(name, dtype):
-                return np.asarray(self._input(name), NUMPY_DTYPES[dtype])
+                return self._input(name, node)
             case Load(capture, indices, dtype):
-                loaded = self._load(self.captures[capture], [self(i) for i in indices])
-                return loaded.astype(NUMPY_DTYPES[dtype], copy=False)
-            case Apply(op, args, dtype):
-                return self._apply(op, [self(arg) for arg in args], dtype)
+                table = self.captures[capture]
+                found = self._view(table, indices) if self.steps else None
+                if found is None:
+                    found = self._load(table, [self._find(i) for i in indices])
+                if dtype in INTS:
+                    return found.astype(np.int32) if found.dtype.itemsize < 4 else found
+                return found.astype(NUMPY_DTYPES[dtype], copy=False)
+            case Apply(_, args):
+                return self._apply(node, [self._find(arg) for arg in args])
         raise TypeError(node)
 
-    def _input(self, name: str) -> Any:
+    def _dtype(self, node: Node) -> type:
+        if node.dtype in INTS:
+            return np.int32 if self.ranges.is_narrow(node) else np.int64
+        return NUMPY_DTYPES[node.dtype]
+
+    def _input(self, name: str, node: Node) -> Array:
         if name.startswith("size"):
             capture, dim = name.removeprefix("size").split("_")
-            return self.captures[int(capture)].shape[int(dim)]
+            return np.asarray(self.captures[int(capture)].shape[int(dim)], np.int64)
         if name not in self.inputs:
             raise UnknownNode(name)
-        return self.inputs[name]
+        value = self.inputs[name]
+        return value if isinstance(value, Array) else np.asarray(value, self._dtype(node))
 
-    def _apply(self, op: str, args: list[Array], dtype: DType) -> Array:
-        _check_size(args)
+    def _apply(self, node: Apply, args: list[Array]) -> Array:
+        op = node.op
+        if len(args) > 1:
+            _check_size(args)
         if op in CASTS:
-            return args[0].astype(NUMPY_DTYPES[dtype], copy=False)
-        if op == "to_int" and args[0].dtype.kind != "f":
-            return args[0].astype(np.int64, copy=False)
+            return args[0].astype(NUMPY_DTYPES[node.dtype], copy=False)
+        if op in _KEEPS or (op == "to_int" and args[0].dtype.kind == "i"):
+            return args[0]
+        if op == "to_int" and args[0].dtype.kind == "b":
+            return args[0].astype(np.int32)
         rule = RULES.get(op)
         if rule is None:
             raise UnknownNode(op)
+        if node.dtype in INTS and op not in _NEVER_WIDER and not self.ranges.is_narrow(node):
+            args = [a.astype(np.int64, copy=False) if a.dtype.kind == "i" else a for a in args]
         return np.asarray(rule(*args))
+
+    def _view(self, table: Array, indices: Sequence[Node]) -> Array | None:
+        """The elements, without copying them where each index counts up or is one number."""
+        at: list[int | slice] = []
+        places: list[int] = []
+        for index, size in zip(indices, table.shape):
+            value = self._find(index)
+            if value.size == 1:
+                at.append(int(value.flat[0]))
+                if not 0 <= int(value.flat[0]) < size:
+                    return None
+            elif isinstance(index, Input) and index.name in self.steps:
+                ends = int(value.flat[0]), int(value.flat[-1])
+                if ends[0] < 0 or ends[1] >= size:
+                    return None
+                at.append(slice(ends[0], ends[1] + 1))
+                places.append(self.steps[index.name])
+            else:
+                return None
+        if len(set(places)) < len(places):
+            return None
+        found = np.asarray(table[tuple(at)]).transpose(np.argsort(places))
+        sizes = dict(zip(sorted(places), found.shape))
+        return found.reshape([sizes.get(axis, 1) for axis in range(self.ndim)])
 
     def _load(self, table: Array, indices: list[Array]) -> Array:
         if not indices:
@@ -203,9 +322,8 @@ def _safe_index(index: Array, size: int) -> Array:
 
 
 def _check_size(arrays: Sequence[Array]) -> None:
-    if len(arrays) > 1:
-        size = 1
-        for length in np.broadcast_shapes(*(a.shape for a in arrays)):
-            size *= length
-        if size > MOST:
-            raise UnknownNode("too many values")
+    size = 1
+    for length in np.broadcast_shapes(*(a.shape for a in arrays)):
+        size *= length
+    if size > MOST:
+        raise UnknownNode("too many values")

@@ -5,15 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from flexattn.analysis.tiles.facts import Facts
-from flexattn.analysis.tiles.frame import Frame
+from flexattn.analysis.tiles.frame import Axis, Frame
 from flexattn.analysis.tiles.values import Array
 from flexattn.ir.nodes import Node
 
-# As parts of 64 of a tile's extent: its centre, its corners, then points spread evenly.
-CENTRE = np.array([(32, 31)])
-CORNERS = np.array([(0, 0), (0, 63), (63, 0), (63, 63)])
-SPREAD = np.array([((29 * i + 7) % 64, i) for i in range(64)])
-MANY = np.array([((173 * i + 5) % 512 / 8, i / 8) for i in range(512)])
+_ONE = 1 << 16
+
+
+def _points(parts: Array) -> Array:
+    """Points as shares of a tile's extent in units of 1 / _ONE; ``parts`` are of 63."""
+    found: Array = np.rint(parts * (_ONE / 63)).astype(np.int64)
+    return found
+
+
+CENTRE = _points(np.array([(32, 31)]))
+CORNERS = _points(np.array([(0, 0), (0, 63), (63, 0), (63, 63)]))
+SPREAD = _points(np.array([((29 * i + 7) % 64, i) for i in range(64)]))
+MANY = _points(np.array([((173 * i + 5) % 512 / 512, i / 512) for i in range(512)]) * 63)
 
 _BATCH = 1 << 18
 
@@ -27,13 +35,14 @@ def witnesses(node: Node, facts: Facts, frame: Frame, points: Array) -> tuple[Ar
     for start in range(0, count, step):
         part = slice(start, start + step)
         b, h, row, col = (index[part, None] for index in frame.tiles)
-        q = frame.q.starts[row] + _share(frame.q.sizes[row], points[:, 0])
-        kv = frame.kv.starts[col] + _share(frame.kv.sizes[col], points[:, 1])
-        found = facts.at(node, b % len(facts.b), h % len(facts.h), q, kv)
+        q = frame.q.first[row] + _share(frame.q, row, points[:, 0])
+        kv = frame.kv.first[col] + _share(frame.kv, col, points[:, 1])
+        found = facts.at(node, b, h, q, kv)
         kept[part], dropped[part] = found.any(-1), ~found.all(-1)
     return kept, dropped
 
 
-def _share(size: Array, part: Array) -> Array:
-    """The position inside an interval of ``size`` at ``part`` of 64; 63 is the last."""
-    return np.minimum(size * part // 63, size - 1).astype(np.int64)
+def _share(axis: Axis, at: Array, part: Array) -> Array:
+    """How far into the intervals ``at`` the shares ``part`` lie; the last position is a whole."""
+    found: Array = (axis.last[at] - axis.first[at]) * part >> 16
+    return found
