@@ -67,9 +67,8 @@ class Maker:
             return Load(FLAGS, (Q,), BOOL)
         op = self.draw.choice(COMPARISONS)
         if kind < 0.22:
-            return Apply(
-                op, (Apply("mod", (self.both(), self.number(1, 9)), I64), self.number(0, 5)), BOOL
-            )
+            left = Apply("mod", (self.both(), self.number(1, self.draw.choice((9, 40)))), I64)
+            return Apply(op, (left, self.number(0, 9)), BOOL)
         a, b = self.side(), self.of_q()
         if self.draw.random() < 0.5:
             a, b = b, a

@@ -9,11 +9,12 @@ positions of the row are looked at one by one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
+from flexattn.analysis.closed import repeats
 from flexattn.analysis.closed.bound import BoundForm
 from flexattn.analysis.closed.pieces import BEGIN, END, Piece
 from flexattn.analysis.closed.shape import Shape, shapes_of
@@ -45,7 +46,7 @@ class Rows:
 
 
 def rows_of(bound: BoundForm, block: tuple[int, int]) -> Rows | None:
-    """The runs of a form without repeats; None for one with.
+    """The runs of a form; None where its repeats follow no rule of `repeats.py`.
 
     A form solved for q_idx gives the runs of each column of blocks: rows and columns change roles.
 
@@ -53,10 +54,11 @@ def rows_of(bound: BoundForm, block: tuple[int, int]) -> Rows | None:
         block: (queries, keys) of a block.
     """
     form = bound.form
-    if any(piece.repeat is not None for piece in form.pieces):
-        return None
     try:
-        return _Finder(bound, block if form.solved == "kv_idx" else block[::-1]).find()
+        finder = _Finder(bound, block if form.solved == "kv_idx" else block[::-1])
+        if any(piece.repeat is not None for piece in form.pieces):
+            return finder.find_repeated()
+        return finder.find()
     except UnknownNode:
         return None
 
@@ -116,6 +118,31 @@ class _Finder:
             *(start, stop, full),
         )
         return Rows(runs, by_ends, looked)
+
+    def find_repeated(self) -> Rows | None:
+        """The runs of one piece with a repeat."""
+        if len(self.bound.form.pieces) != 1 or self.bound.form.pieces[0].when is not None:
+            return None
+        (piece,) = self.bound.form.pieces
+        frame = (self._slices(), self.rows)
+        first, last = (np.broadcast_to(x, frame).ravel() for x in (self.first, self.last))
+        found = repeats.moving(self.bound, piece, first, last)
+        if found is None:
+            (shape,) = shapes_of(self.bound.form, self._own_captures())
+            ends = self._ends(piece, shape)
+            if not ends.sure.all():
+                return None
+            sides = (ends.low_min, ends.low_max, ends.high_min, ends.high_max)
+            flat = [np.broadcast_to(x, frame).ravel().astype(np.int64) for x in sides]
+            found = repeats.fixed(self.bound, piece, (flat[0], flat[1], flat[2], flat[3]))
+        if found is None:
+            return None
+        sticks_out = last - first + 1 < self.block[0]
+        runs = repeats.runs_of(found, self.rows, self.block[1], self.length, sticks_out)
+        if runs is None:
+            return None
+        slices = np.arange(self._slices(), dtype=np.int32).reshape(self.bound.shape[:2])
+        return Rows(replace(runs, slices=slices), False, 0)
 
     def _segments(self, found: Sequence[_Ends], open_: Array) -> list[Segments]:
         """The runs of all pieces in one or two parts; opens rows that marks do not settle."""
