@@ -94,6 +94,16 @@ GRAPHS = [
         r"\left\lfloor{\frac{k}{4}}\right\rfloor\right) = 1",
     ),
     (
+        lambda b, h, q, k: q % (2 * h) + 8 * (k % 4) <= torch.minimum(q % 8, h - h + 6),
+        "q mod (2·h) + 8·(k mod 4) ≤ min(q mod 8, 6)",
+        r"q \bmod \left(2 h\right) + 8 \left(k \bmod 4\right) \le \min\left(q \bmod 8, 6\right)",
+    ),
+    (
+        lambda b, h, q, k: q - (k.float() - (h + 0.5)) > 0,
+        "q − (k − (h + 0.5)) > 0",
+        r"q - \left(k - \left(h + 0.5\right)\right) > 0",
+    ),
+    (
         lambda b, h, q, k: q.float() * 0.5 - k > -1.5,
         "0.5·q − k > −1.5",
         r"0.5 q - k > -1.5",

@@ -141,11 +141,11 @@ def test_numbers_may_stay_symbols() -> None:
 
 
 def test_what_is_printed_is_what_is_counted() -> None:
-    for name in SHAPES:
-        formula = counted(closed(SHAPES[name]), SHAPES[name])
-        for n in (24, 31, 40):
+    for mod, length in product(SHAPES.values(), (None, 3, 6, 11, 20)):
+        formula = counted(closed(mod), mod, lengths=length and (length, length))
+        text, latex = formula.text().split(" if "), formula.latex().split(r" \text{ if } ")
+        for n in range(1, 42):
             found = formula.at(n)
-            text, latex = formula.text().split(" if "), formula.latex().split(r" \text{ if } ")
             if found is not None:
                 assert value(text[0], {"N": n}) == latex_value(latex[0], {"N": n}) == found
             if len(text) > 1:
@@ -189,8 +189,8 @@ small = st.integers(-6, 12)
 
 @st.composite
 def ends(draw: st.DrawFn) -> Node:
-    """q + c, c, chunks of 4, or the lesser or greater of two such."""
-    kind = draw(st.sampled_from(["shifted", "number", "chunk", "extreme"]))
+    """q + c, c, chunks of 4, or the lesser or greater of two such, or a number less one."""
+    kind = draw(st.sampled_from(["shifted", "number", "chunk", "extreme", "mirrored"]))
     match kind:
         case "shifted":
             return plus(Q, draw(small))
@@ -199,6 +199,8 @@ def ends(draw: st.DrawFn) -> Node:
         case "chunk":
             chunk = Apply("floordiv", (plus(Q, draw(st.sampled_from([0, 4, 8]))), number(4)), I64)
             return plus(Apply("mul", (chunk, number(4)), I64), draw(small))
+        case "mirrored":
+            return Apply("sub", (number(draw(small)), draw(ends())), I64)
     return Apply(draw(st.sampled_from(["minimum", "maximum"])), (draw(ends()), draw(ends())), I64)
 
 
