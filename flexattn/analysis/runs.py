@@ -74,9 +74,20 @@ class Runs:
 class RowSource(Protocol):
     """Runs that are made when rows are asked for: of masks that list too many to be kept."""
 
-    rows: int
-    cols: int
-    slices: Array
+    @property
+    def rows(self) -> int:
+        """Rows of blocks in a slice."""
+        ...
+
+    @property
+    def cols(self) -> int:
+        """Columns of blocks."""
+        ...
+
+    @property
+    def slices(self) -> Array:
+        """As in `Runs`."""
+        ...
 
     def part(self, begin: int, end: int) -> Runs:
         """The rows [begin, end) of every slice."""
@@ -90,7 +101,7 @@ def from_classes(classes: Array, slices: Array | None = None) -> Runs:
     padded[:, :cols] = classes.reshape(count * rows, cols)
     flat = padded.ravel()
     changes = np.empty(flat.size + 1, bool)
-    changes[0], changes[-1] = flat[0] != 0, False
+    changes[0], changes[-1] = flat[:1].any(), False
     np.not_equal(flat[1:], flat[:-1], out=changes[1:-1])
     at = np.flatnonzero(changes)
     value = flat[at]

@@ -120,6 +120,25 @@ class BlockMaskIndexError(BlockMaskError, IndexError):
     """
 
 
+class BlockMaskSizeError(BlockMaskError):
+    """Something that has an entry for each block was asked of a mask with too many blocks.
+
+    A mask is kept as runs of blocks, and a causal one of a million tokens takes 300 kB. PyTorch's
+    tables of it have 67 million entries, and so has ``to_dense``. Printing, ``sparsity``, ``&``,
+    ``|``, ``~``, slices, ``extend_kv`` and attention itself do without.
+
+    >>> from flexattn import create_block_mask
+    >>> causal = lambda b, h, q_idx, kv_idx: q_idx >= kv_idx
+    >>> mask = create_block_mask(causal, None, None, 1 << 20, 1 << 20, device="cpu")
+    >>> mask.kv_indices
+    Traceback (most recent call last):
+    flexattn.errors.BlockMaskSizeError: kv_indices would have 67108864 entries (268 MB).
+    ...
+    >>> mask[:, :, -1].kv_indices.shape
+    torch.Size([1, 1, 1, 8192])
+    """
+
+
 class BlockMaskAttributeError(BlockMaskError, AttributeError):
     """An attribute of a BlockMask that cannot change was assigned or deleted.
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from flexattn.analysis.runs import EMPTY, FULL, PARTIAL
 from flexattn.errors import BlockMaskError
 from flexattn.ir.nodes import Input, walk
-from flexattn.masks.classify import lower_edges
+from flexattn.masks import grids
+from flexattn.masks.grids import Grid
 from flexattn.masks.mods import (
     MaskMod,
     and_masks,
@@ -27,17 +29,6 @@ from flexattn.masks.mods import (
     not_mask,
     or_masks,
 )
-from flexattn.masks.tables import (
-    EMPTY,
-    FULL,
-    PARTIAL,
-    Pair,
-    distinct_heads,
-    from_classes,
-    to_classes,
-    widen,
-)
-from flexattn.masks.validate import has_values
 from flexattn.trace import Traced, trace_mod
 
 if TYPE_CHECKING:
@@ -56,33 +47,36 @@ class Rule:
     """
 
     sign: str
-    classes: Callable[[Tensor, Tensor], Tensor]
+    classes: grids.Rule
     mods: Callable[..., MaskMod]
     neutral: int
 
 
-AND = Rule("&", torch.minimum, and_masks, FULL)
-OR = Rule("|", torch.maximum, or_masks, EMPTY)
+AND = Rule("&", ((0, 0, 0), (0, 1, 1), (0, 1, 2)), and_masks, FULL)
+OR = Rule("|", ((0, 1, 2), (1, 1, 2), (2, 2, 2)), or_masks, EMPTY)
 
 
 def combine(first: BlockMask, second: BlockMask, rule: Rule) -> BlockMask:
     """The mask that keeps what both, or either, of two masks keep."""
     frame = _frame((first, second), rule.sign)
     masks = (first, second)
-    one, other = distinct_heads(*(_classes(mask).expand(*frame, -1, -1) for mask in masks))
-    classes = rule.classes(one, other)
+    one, other = map(_classes, masks)
+    classes = grids.combine(one, other, rule.classes)
     mods: list[MaskMod] = []
     alone = True
     for mask, own in zip(masks, (one, other)):
-        mod, mod_alone = _mod_for(mask, (own == rule.neutral) & (classes == PARTIAL), rule)
+        left_open = only(rule.neutral, PARTIAL)
+        mod, mod_alone = _mod_for(mask, partial(grids.meet, own, classes, left_open), rule)
         alone &= mod_alone
         if not any(mod is known for known in mods):
             mods.append(mod)
     if rule is AND:
         mods = [mod for mod in mods if mod is not noop_mask] or [noop_mask]
-    separate = any(mask.full_kv_indices is not None for mask in masks)
-    return first._with(
-        *from_classes(classes.expand(*frame, -1, -1), separate),
+    return grids.with_grid(
+        first,
+        classes,
+        frame,
+        separate_full=first._has_full or second._has_full,
         mask_mod=mods[0] if len(mods) == 1 else rule.mods(*mods),
         _mod_alone=alone,
         _q_wanted=first._q_wanted or second._q_wanted,
@@ -91,13 +85,13 @@ def combine(first: BlockMask, second: BlockMask, rule: Rule) -> BlockMask:
 
 def invert(mask: BlockMask) -> BlockMask:
     """The mask that keeps what ``mask`` does not."""
-    frame = mask.shape[:2]
-    (classes,) = distinct_heads(_classes(mask))
-    turned = FULL - classes
-    lowered = lower_edges(turned.clone(), mask.seq_lengths, mask.BLOCK_SIZE)
-    mod, alone = _mod_for(mask, turned != lowered, None)
-    tables = from_classes(lowered.expand(*frame, -1, -1), separate_full=True)
-    return mask._with(*tables, mask_mod=not_mask(mod), _mod_alone=alone)
+    classes = _classes(mask)
+    edges = grids.edges(classes, mask.seq_lengths, mask.BLOCK_SIZE)
+    turned = grids.combine(classes, edges, grids.INVERTED)
+    mod, alone = _mod_for(mask, partial(grids.meet, classes, edges, grids.MARKED_EMPTY), None)
+    return grids.with_grid(
+        mask, turned, mask._heads, separate_full=True, mask_mod=not_mask(mod), _mod_alone=alone
+    )
 
 
 def concatenate(masks: Sequence[BlockMask]) -> BlockMask:
@@ -112,12 +106,12 @@ def concatenate(masks: Sequence[BlockMask]) -> BlockMask:
     if len(masks) == 1:
         return first
     heads = _frame(masks, "BlockMask.cat", same_batch=False)[1]
-    has_full = any(mask.full_kv_indices is not None for mask in masks)
-    partial = _joined([mask._partial for mask in masks], heads, first._cols)
-    full = _joined([_full_or_none(mask) for mask in masks], heads, first._cols)
-    return first._with(
-        partial,
-        full if has_full else None,
+    frames = [mask._heads for mask in masks]
+    return grids.with_grid(
+        first,
+        grids.joined([grids.grid_of(mask) for mask in masks], frames, heads),
+        (sum(batch for batch, _ in frames), heads),
+        separate_full=any(mask._has_full for mask in masks),
         mask_mod=_mod_by_batch(masks),
         _mod_alone=all(mod_alone(mask, "h") for mask in masks),
         _q_wanted=any(mask._q_wanted for mask in masks),
@@ -170,60 +164,40 @@ def _traced(mod: MaskMod) -> Traced | None:
         return None
 
 
-def _mod_for(mask: BlockMask, hidden: Tensor, rule: Rule | None) -> tuple[MaskMod, bool]:
+def _mod_for(mask: BlockMask, hides: Callable[[], bool], rule: Rule | None) -> tuple[MaskMod, bool]:
     """The mod of ``mask`` for a combination, and whether it says by itself what the mask keeps.
 
-    ``hidden`` (bool [B, H, rows, cols]) are the blocks where the combined mod is asked although
-    the list of ``mask`` had decided.
+    ``hides`` says whether there are blocks where the combined mod is asked although the list of
+    ``mask`` had decided.
     """
     if mod_alone(mask):
         return mask.mask_mod, True
     if rule is AND and mask.mask_mod is noop_mask:
         return noop_mask, False  # it keeps everything, as a full block does
-    if has_values(hidden) and not bool(hidden.any()):
+    if not all(mask.seq_lengths) or not hides():
         return mask.mask_mod, False
-    (classes,) = distinct_heads(to_classes(mask._partial, mask._full, mask._cols))
-    if not all(mask.seq_lengths):
-        return mask.mask_mod, False  # there is no list
+    classes = grids.dense(grids.grid_of(mask), "the list in a mask_mod", mask.device)
     return listed_mask(mask.mask_mod, classes, mask.seq_lengths, mask.BLOCK_SIZE), True
 
 
-def _classes(mask: BlockMask) -> Tensor:
+def only(one: int, other: int) -> grids.Rule:
+    """PARTIAL where the classes of two grids are ``one`` and ``other``, elsewhere EMPTY."""
+    return tuple(
+        (0, 0, 0) if i != one else (int(other == 0), int(other == 1), int(other == 2))
+        for i in range(3)
+    )
+
+
+def _classes(mask: BlockMask) -> Grid:
     """The classes of the blocks; a partial block that noop_mask fills is FULL."""
-    classes = to_classes(mask._partial, mask._full, mask._cols)
+    classes = grids.grid_of(mask)
     if mask.mask_mod is not noop_mask:
         return classes
-    frame = classes.shape[:2]
-    (classes,) = distinct_heads(classes)
-    rows, cols = (length // size for length, size in zip(mask.seq_lengths, mask.BLOCK_SIZE))
-    filled = classes[:, :, :rows, :cols]
-    filled[filled == PARTIAL] = FULL
-    return classes.expand(*frame, -1, -1)
+    edges = grids.edges(classes, mask.seq_lengths, mask.BLOCK_SIZE)
+    return grids.combine(classes, edges, grids.FILLED)
 
 
 # Concatenation --------------------------------------------------------------------------------
-
-
-def _full_or_none(mask: BlockMask) -> Pair:
-    """The full list, or one that lists nothing."""
-    if mask._full is not None:
-        return mask._full
-    counts = torch.zeros_like(mask.kv_num_blocks[:1, :1]).expand(mask.kv_num_blocks.shape)
-    columns = torch.arange(mask._cols, dtype=torch.int32, device=mask.device)
-    return counts, columns.expand(*counts.shape, -1)
-
-
-def _joined(pairs: Sequence[Pair], heads: int, cols: int) -> Pair:
-    """All batches of ``pairs``; heads that repeat themselves everywhere keep doing so."""
-    wide = [
-        tuple(table.expand(-1, heads, *table.shape[2:]) for table in widen(pair, cols))
-        for pair in pairs
-    ]
-    shared = heads > 1 and all(table.stride(1) == 0 for pair in wide for table in pair)
-    counts, indices = (
-        torch.cat([pair[i][:, :1] if shared else pair[i] for pair in wide]) for i in (0, 1)
-    )
-    return counts.expand(-1, heads, -1), indices.expand(-1, heads, -1, -1)
 
 
 def _mod_by_batch(masks: Sequence[BlockMask]) -> MaskMod:

@@ -110,22 +110,11 @@ class BlockMask(MaskViews):
         Raises:
             BlockMaskIndexError: An index is out of range, or there are more than four.
         """
-        batch, heads, rows = self.kv_num_blocks.shape
-        partial, full, mod, lengths = cut(
-            self._partial,
-            self._full,
-            parse(index, (batch, heads, rows, self._cols)),
-            lengths=self.seq_lengths,
-            block=self.BLOCK_SIZE,
-            mask_mod=self.mask_mod,
-        )
-        return self._with(partial, full, mask_mod=mod, seq_lengths=lengths)
+        return cut(self, parse(index, (*self._heads, self._rows, self._cols)))
 
     def _adjust(self, new_q_len: int, new_kv_len: int) -> BlockMask:
         """This mask with other lengths: cropped to the upper left, or grown by its mask_mod."""
-        new = validate.lengths((new_q_len, new_kv_len))
-        partial, full = resize.resize(self, new)
-        return self._with(partial, full, seq_lengths=new)
+        return resize.resize(self, validate.lengths((new_q_len, new_kv_len)))
 
     def extend_kv(self, new_kv_len: int) -> BlockMask:
         """This mask with keys up to ``new_kv_len``, as a cache grows while decoding.
@@ -224,12 +213,14 @@ class BlockMask(MaskViews):
         tensors, rest = take_out(self.mask_mod)
         moved = [tensor.to(device) for tensor in tensors]
         same = all(new is old for new, old in zip(moved, tensors))
-        full = self._full
-        return self._with(
-            (self.kv_num_blocks.to(device), self.kv_indices.to(device)),
-            None if full is None else (full[0].to(device), full[1].to(device)),
-            mask_mod=self.mask_mod if same else put_back(rest, moved),
-        )
+        mod = self.mask_mod if same else put_back(rest, moved)
+        given, place = self._given, torch.empty(0, device=device).device
+        if isinstance(given, tuple):
+            tables = tuple(table.to(place) for table in given)
+            return self._with(tables[:2], tables[2:] or None, mask_mod=mod)  # type: ignore[arg-type]
+        if place == self.device:
+            return self._again(mask_mod=mod)
+        return self._with_runs(self._blocks, self._heads, device=place, mask_mod=mod)
 
     @classmethod
     def from_torch(cls, mask: TorchBlockMask) -> BlockMask:
@@ -272,18 +263,23 @@ class BlockMask(MaskViews):
     # Copies -----------------------------------------------------------------------------------
 
     def __copy__(self) -> BlockMask:
-        return self._with(self._partial, self._full)
+        return self._again()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BlockMask:
-        partial, full, mod = copy.deepcopy((self._partial, self._full, self.mask_mod), memo)
-        return self._with(partial, full, mask_mod=mod)
+        given, mod = self._given, copy.deepcopy(self.mask_mod, memo)
+        if isinstance(given, tuple):
+            given = copy.deepcopy(given, memo)
+            return self._with(given[:2], given[2:] or None, mask_mod=mod)  # type: ignore[arg-type]
+        return self._with_runs(self._blocks, self._heads, mask_mod=mod)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("mask_mod", "_q_cache")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("mask_mod", *storage.MADE)}
+        if not isinstance(self._given, tuple):
+            state["_given"] = self._runs
         return _load, (type(self), state, dump_mod(self.mask_mod))
 
 
 def _load(cls: type[BlockMask], state: dict[str, Any], mod: Any) -> BlockMask:
     mask = object.__new__(cls)
-    mask.__dict__.update(state, mask_mod=load_mod(mod), _q_cache={})
+    mask._store(state.pop("_given"), **state, mask_mod=load_mod(mod))
     return mask

@@ -1,4 +1,4 @@
-"""The fields of a BlockMask: checked when made, fixed after, ``q_*`` tables derived when asked."""
+"""The fields of a BlockMask: checked when made, fixed after, its tables derived when asked for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from flexattn.analysis.runs import Runs
 from flexattn.errors import BlockMaskAttributeError, BlockMaskError
-from flexattn.masks import validate
+from flexattn.masks import recorded, validate
 from flexattn.masks.mods import MaskMod, check_callable, noop_mask
-from flexattn.masks.tables import Pair, cdiv, transpose
+from flexattn.masks.runs_check import columns_fit
+from flexattn.masks.sources import Source, rowwise
+from flexattn.masks.steps import without_full
+from flexattn.masks.stored import Stored, Tables
+from flexattn.masks.tables import Pair, cdiv
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,22 +25,14 @@ DEFAULT_BLOCK = 128
 KEPT = ("seq_lengths", "BLOCK_SIZE", "mask_mod", "dq_kv_order_spt", "_q_wanted", "_mod_alone")
 
 
-class MaskFields:
+class MaskFields(Stored):
     """What a BlockMask holds; see there."""
 
-    seq_lengths: tuple[int, int]
-    kv_num_blocks: Tensor
-    kv_indices: Tensor
-    full_kv_num_blocks: Tensor | None
-    full_kv_indices: Tensor | None
-    BLOCK_SIZE: tuple[int, int]
     mask_mod: MaskMod
     dq_kv_order_spt: bool | None
-    _q_wanted: bool
     # Whether mask_mod alone keeps exactly what list and mask_mod together keep: known of masks
     # that were made from it, and of what is made of those.
     _mod_alone: bool = False
-    _q_cache: dict[tuple[str, int], Pair]
     # PyTorch's write-order metadata; gradients here are repeatable without it.
     dq_write_order: None = None
     dq_write_order_full: None = None
@@ -95,10 +92,15 @@ class MaskFields:
         self.check()
 
     def _fill(self, partial: Pair, full: Pair | None, **fields: Any) -> None:
+        self._store((*partial, *(full or ())), **fields)
+
+    def _store(self, given: Source | Tables, **fields: Any) -> None:
         state = self.__dict__
-        state["kv_num_blocks"], state["kv_indices"] = partial
-        state["full_kv_num_blocks"], state["full_kv_indices"] = full or (None, None)
-        state["_q_cache"] = {}
+        state["_given"] = given
+        if isinstance(given, Runs):
+            state["_tensors"] = recorded.as_tensors(given)
+        state["_kernel"] = None
+        state["_cache"] = {}
         state["dq_kv_order_spt"] = None
         state["_mod_alone"] = False
         state.update(fields)
@@ -110,9 +112,51 @@ class MaskFields:
         mask._fill(partial, full, **fields)
         return mask
 
+    @classmethod
+    def _of_runs(
+        cls,
+        runs: Source,
+        *,
+        frame: tuple[int, int],
+        device: torch.device,
+        separate_full: bool = True,
+        **fields: Any,
+    ) -> Self:
+        """A mask of runs made here, which need no checks, for ``frame`` = (B, H).
+
+        Args:
+            runs: They stay on the CPU, whatever the device.
+            device: Where tables are made; on ``meta`` they are made now, as nothing is read there.
+            separate_full: Whether full blocks have a list of their own.
+        """
+        mask = object.__new__(cls)
+        if device.type == "meta":
+            counts = torch.empty((*runs.slices.shape, runs.rows), dtype=torch.int32, device=device)
+            indices = counts.unsqueeze(-1).expand(-1, -1, -1, runs.cols)
+            pair = counts.expand(*frame, -1), indices.expand(*frame, -1, -1)
+            mask._fill(pair, pair if separate_full else None, **fields)
+            return mask
+        own = runs if separate_full else rowwise(without_full, runs)
+        mask._store(own, _frame=frame, _place=device, _separate_full=separate_full, **fields)
+        return mask
+
     def _with(self, partial: Pair, full: Pair | None, **fields: Any) -> Self:
         """This mask with other tables."""
-        return self._make(partial, full, **{name: self.__dict__[name] for name in KEPT} | fields)
+        return self._make(partial, full, **self._kept() | fields)
+
+    def _with_runs(self, runs: Source, frame: tuple[int, int], **fields: Any) -> Self:
+        """This mask with other blocks: ``_of_runs``."""
+        place: dict[str, Any] = {"device": self.device, "separate_full": self._has_full}
+        return self._of_runs(runs, frame=frame, **place | self._kept() | fields)
+
+    def _again(self, **fields: Any) -> Self:
+        """This mask with the same blocks, and what was made of them."""
+        mask = object.__new__(type(self))
+        mask.__dict__.update(self.__dict__ | {"_cache": dict(self._cache)} | fields)
+        return mask
+
+    def _kept(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in KEPT}
 
     # Fields ---------------------------------------------------------------------------------
 
@@ -143,61 +187,17 @@ class MaskFields:
         self._check_lengths(self.seq_lengths)
 
     def _check_lengths(self, lengths: tuple[int, int]) -> None:
-        validate.rows_fit(self.kv_num_blocks.shape[-1], lengths[0], self.BLOCK_SIZE[0])
-        validate.values_fit(self._partial, self._full, cdiv(lengths[1], self.BLOCK_SIZE[1]))
-
-    @property
-    def _partial(self) -> Pair:
-        return self.kv_num_blocks, self.kv_indices
-
-    @property
-    def _full(self) -> Pair | None:
-        if self.full_kv_num_blocks is None or self.full_kv_indices is None:
-            return None
-        return self.full_kv_num_blocks, self.full_kv_indices
-
-    @property
-    def _cols(self) -> int:
-        return cdiv(self.seq_lengths[1], self.BLOCK_SIZE[1])
-
-    def _q_pair(self, kind: str) -> Pair | tuple[None, None]:
-        tables = self._partial if kind == "partial" else self._full
-        if tables is None or not self._q_wanted:
-            return None, None
-        key = (kind, self._cols)
-        if key not in self._q_cache:
-            self._q_cache[key] = transpose(tables, self._cols)
-        return self._q_cache[key]
-
-    @property
-    def q_num_blocks(self) -> Tensor | None:
-        """int32 [B, H, cols]: partial blocks in each column; None if not wanted."""
-        return self._q_pair("partial")[0]
-
-    @property
-    def q_indices(self) -> Tensor | None:
-        """int32 [B, H, cols, rows]: their rows."""
-        return self._q_pair("partial")[1]
-
-    @property
-    def full_q_num_blocks(self) -> Tensor | None:
-        """int32 [B, H, cols]: full blocks in each column."""
-        return self._q_pair("full")[0]
-
-    @property
-    def full_q_indices(self) -> Tensor | None:
-        """int32 [B, H, cols, rows]: their rows."""
-        return self._q_pair("full")[1]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tables lie."""
-        return self.kv_indices.device
+        given, cols = self._given, cdiv(lengths[1], self.BLOCK_SIZE[1])
+        validate.rows_fit(self._rows, lengths[0], self.BLOCK_SIZE[0])
+        if isinstance(given, tuple):
+            validate.values_fit(self._partial, self._full, cols)
+        else:
+            columns_fit(given, cols)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(B, H, Q_LEN, KV_LEN)."""
-        return (*self.kv_indices.shape[:2], *self.seq_lengths)
+        return (*self._heads, *self.seq_lengths)
 
     def numel(self) -> int:
         """Number of pairs, kept or not."""
@@ -206,13 +206,9 @@ class MaskFields:
 
     def sparsity(self) -> float:
         """Percentage of blocks that are not visited; 100 for a mask without elements."""
-        total = self.kv_num_blocks.numel() * self._cols
-        if not total:
-            return 100.0
-        listed = int(self.kv_num_blocks.sum())
-        if self.full_kv_num_blocks is not None:
-            listed += int(self.full_kv_num_blocks.sum())
-        return 100 * (1 - listed / total)
+        batch, heads = self._heads
+        total = batch * heads * self._rows * self._cols
+        return 100 * (1 - sum(self._block_counts()) / total) if total else 100.0
 
     def as_tuple(self, flatten: bool = True) -> tuple[Any, ...]:
         """PyTorch's tuple of all fields; ``flatten`` spreads lengths and block size."""

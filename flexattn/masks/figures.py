@@ -39,8 +39,6 @@ def cost(
             )
     q_len, kv_len = mask.seq_lengths
     shape = Shape(batch, query_heads, key_heads, q_len, kv_len, *dims, dtype.itemsize)
-    visited = int(mask.kv_num_blocks.sum())
-    if mask.full_kv_num_blocks is not None:
-        visited += int(mask.full_kv_num_blocks.sum())
+    visited = sum(mask._block_counts())
     pairs = computed_pairs(visited, mask.BLOCK_SIZE, shape, mask.shape[0] * mask.shape[1])
     return backward_cost(shape, pairs) if backward else forward_cost(shape, pairs)

@@ -1,31 +1,28 @@
-"""A mask for other lengths: cropped from its block lists, or grown by asking its mask_mod."""
+"""A mask for other lengths: cropped from its blocks, or grown by asking its mask_mod."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from flexattn.analysis.runs import Runs
 from flexattn.errors import BlockMaskError
+from flexattn.masks import grids
+from flexattn.masks.grids import Grid
 from flexattn.masks.mods import MaskMod, identity_map, offset_map, rebase
-from flexattn.masks.tables import (
-    PARTIAL,
-    Pair,
-    cdiv,
-    distinct_heads,
-    from_classes,
-    to_classes,
-)
+from flexattn.masks.selection import Selection
+from flexattn.masks.tables import cdiv
 
 if TYPE_CHECKING:
     from flexattn.masks.block_mask import BlockMask
 
 Classify: TypeAlias = Callable[
-    [MaskMod, tuple[int, int, int, int], tuple[int, int], torch.device], Tensor
+    [MaskMod, tuple[int, int, int, int], tuple[int, int], torch.device], Grid
 ]
-"""(mask_mod, (B, H, Q_LEN, KV_LEN), BLOCK_SIZE, device) to a class per block, uint8 [B, H, …]."""
+"""(mask_mod, (B, H, Q_LEN, KV_LEN), BLOCK_SIZE, device) to the blocks that the mask_mod keeps."""
 
 _classifiers: list[Classify] = []
 
@@ -36,21 +33,20 @@ def register_classifier(classify: Classify) -> Classify:
     return classify
 
 
-def resize(mask: BlockMask, new: tuple[int, int]) -> tuple[Pair, Pair | None]:
-    """The block lists of ``mask`` for lengths ``new`` = (Q_LEN, KV_LEN).
+def resize(mask: BlockMask, new: tuple[int, int]) -> BlockMask:
+    """``mask`` for lengths ``new`` = (Q_LEN, KV_LEN).
 
     Blocks that the old lengths fill stay in the list they were in. Where new queries or keys
     appear, the mask_mod decides, as in a mask made for these lengths; it is asked there alone.
     """
     old, block = mask.seq_lengths, mask.BLOCK_SIZE
-    has_full = mask.full_kv_num_blocks is not None
-    (classes,) = distinct_heads(to_classes(mask._partial, mask._full, cdiv(old[1], block[1])))
-    frame = mask.shape[:2]
     rows, cols = (
         cdiv(after, size) if after <= before else before // size
         for before, after, size in zip(old, new, block)
     )
-    classes = classes[:, :, :rows, :cols]
+    sizes = (*mask._heads, mask._rows, mask._cols)
+    kept = (range(sizes[0]), range(sizes[1]), range(rows), range(cols))
+    grid = grids.pick(grids.grid_of(mask), list(map(Selection, sizes, kept)))
     if new[0] > old[0] or new[1] > old[1]:
         if not _classifiers:
             raise BlockMaskError(
@@ -58,30 +54,26 @@ def resize(mask: BlockMask, new: tuple[int, int]) -> tuple[Pair, Pair | None]:
                 why="nothing is loaded that evaluates a mask_mod.",
                 fix="import flexattn first.",
             )
-        right = _ask(mask, (0, new[0]), (cols * block[1], new[1]))
-        below = _ask(mask, (rows * block[0], new[0]), (0, min(cols * block[1], new[1])))
-        classes, right, below = _alike(classes, right, below)
-        classes = torch.cat([torch.cat([classes, below], 2), right], 3)
-    classes = classes.expand(*frame, -1, -1)
-    return from_classes(classes if has_full else classes.clamp(max=PARTIAL), has_full)
+        inner = rows * block[0], cols * block[1]
+        if inner[0] < new[0]:
+            under = _ask(mask, (inner[0], new[0]), (0, min(inner[1], new[1])))
+            grid = grids.below(grid, under)
+        if inner[1] < new[1]:
+            grid = grids.beside(grid, _ask(mask, (0, new[0]), (inner[1], new[1])))
+    return grids.with_grid(mask, grid, mask._heads, seq_lengths=new)
 
 
-def _ask(mask: BlockMask, q: tuple[int, int], kv: tuple[int, int]) -> Tensor:
-    """The classes of the blocks of queries ``q`` and keys ``kv`` (end exclusive), by mask_mod."""
-    batch, heads = mask.shape[:2]
+def _ask(mask: BlockMask, q: tuple[int, int], kv: tuple[int, int]) -> Grid:
+    """The blocks of queries ``q`` and keys ``kv`` (end exclusive) that the mask_mod keeps."""
     lengths, block = (max(0, q[1] - q[0]), max(0, kv[1] - kv[0])), mask.BLOCK_SIZE
     if not all(lengths):
-        sizes = (cdiv(lengths[0], block[0]), cdiv(lengths[1], block[1]))
-        empty = torch.zeros((1, 1, *sizes), dtype=torch.uint8, device=mask.device)
-        return empty.expand(batch, heads, -1, -1)
+        rows, cols = (cdiv(length, size) for length, size in zip(lengths, block))
+        nothing = np.zeros(0, np.int32)
+        slices = np.zeros((1, 1), np.int32)
+        first = np.zeros(rows + 1, np.int64)
+        return Runs(rows, cols, slices, first, nothing, nothing, nothing.astype(bool))
     mod = mask.mask_mod
     if q[0] or kv[0]:
         q_map, kv_map = (offset_map(start) if start else identity_map for start in (q[0], kv[0]))
         mod = rebase(mod, identity_map, identity_map, q_map, kv_map)
-    return _classifiers[-1](mod, (batch, heads, *lengths), block, mask.device)
-
-
-def _alike(*classes: Tensor) -> list[Tensor]:
-    """``classes`` with the batches and heads of the largest; what all repeat is kept once."""
-    frame = [max(part.shape[axis] for part in classes) for axis in (0, 1)]
-    return distinct_heads(*(part.expand(*frame, -1, -1) for part in classes))
+    return _classifiers[-1](mod, (*mask._heads, *lengths), block, mask.device)

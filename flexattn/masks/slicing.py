@@ -1,46 +1,47 @@
-"""The block lists, mask_mod and lengths of a part of a mask."""
+"""A part of a mask: its blocks, its mask_mod and its lengths."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+import torch
+
+from flexattn.masks import grids
 from flexattn.masks.mods import MaskMod, rebase
 from flexattn.masks.selection import Selection
-from flexattn.masks.tables import FULL, PARTIAL, Pair, distinct_heads, from_classes, to_classes
+from flexattn.masks.tables import Pair
+
+if TYPE_CHECKING:
+    from flexattn.masks.block_mask import BlockMask
 
 Selections = tuple[Selection, Selection, Selection, Selection]
 
 
-def cut(
-    partial: Pair,
-    full: Pair | None,
-    selections: Selections,
-    *,
-    lengths: tuple[int, int],
-    block: tuple[int, int],
-    mask_mod: MaskMod,
-) -> tuple[Pair, Pair | None, MaskMod, tuple[int, int]]:
+def cut(mask: BlockMask, selections: Selections) -> BlockMask:
     """The part of a mask that ``selections`` (batch, head, rows, columns of blocks) name.
 
     A last row (column) of blocks that is not filled may be moved up front by a list; it is then
     padded with queries (keys) that attend to (are attended to by) nothing.
     """
+    lengths, block = mask.seq_lengths, mask.BLOCK_SIZE
     axes = tuple(zip(selections[2:], lengths, block))
     new = tuple(_new_length(*axis) for axis in axes)
     padded = tuple(_is_padded(*axis) for axis in axes)
-    partial = _take(partial, selections)
-    full = None if full is None else _take(full, selections)
-    columns = selections[3]
-    if not columns.is_all or (any(padded) and full is not None):
-        frame = partial[0].shape[:2]
-        (classes,) = distinct_heads(to_classes(partial, full, columns.size))
-        classes = columns.take(classes, 3).expand(*frame, -1, -1)
-        tables = from_classes(_demote(classes, selections, padded), full is not None)
-        partial, full = tables
     limits = tuple(length if pad else None for length, pad in zip(lengths, padded))
-    mod = _mod(mask_mod, selections, partial[0].device, block, (limits[0], limits[1]))
-    return partial, full, mod, (new[0], new[1])
+    mod = _mod(mask.mask_mod, selections, mask.device, block, (limits[0], limits[1]))
+    fields = {"mask_mod": mod, "seq_lengths": new}
+    given = mask._given
+    if isinstance(given, tuple) and selections[3].is_all and not (any(padded) and mask._has_full):
+        full = None if mask._full is None else _take(mask._full, selections)
+        return mask._with(_take(mask._partial, selections), full, **fields)
+    grid = grids.pick(grids.grid_of(mask), selections)
+    if any(padded):
+        short = (
+            _places(selection) if pad else [] for selection, pad in zip(selections[2:], padded)
+        )
+        grid = grids.combine(grid, grids.mark(grid, *short), grids.NOT_FULL)
+    frame = tuple(len(selection.chosen) for selection in selections[:2])
+    return grids.with_grid(mask, grid, (frame[0], frame[1]), **fields)
 
 
 def _missing(selection: Selection, length: int, block: int) -> int:
@@ -68,17 +69,10 @@ def _take(pair: Pair, selections: Selections) -> Pair:
     return counts, indices
 
 
-def _demote(classes: Tensor, selections: Selections, padded: tuple[bool, ...]) -> Tensor:
-    """Padded rows and columns of full blocks become partial, so that mask_mod is asked there."""
-    for dim, selection, pad in zip((2, 3), selections[2:], padded):
-        if pad:
-            last = selection.size - 1
-            places = [at for at, entry in enumerate(selection.chosen) if entry == last]
-            short = torch.zeros(len(selection.chosen), dtype=torch.bool, device=classes.device)
-            short[places] = True
-            short = short[:, None] if dim == 2 else short
-            classes = torch.where((classes == FULL) & short, PARTIAL, classes)
-    return classes
+def _places(selection: Selection) -> list[int]:
+    """Where the last row (column) was moved to."""
+    last = selection.size - 1
+    return [at for at, entry in enumerate(selection.chosen) if entry == last]
 
 
 def _mod(

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from torch import Tensor
-
-from flexattn.masks.picture import coarsen
-from flexattn.masks.tables import EMPTY, FULL, PARTIAL
+from flexattn.analysis.runs import EMPTY, FULL, PARTIAL, Array
 
 NAMES = {FULL: "full", PARTIAL: "partial", EMPTY: "empty"}
 LIGHT = {FULL: "#0072b2", PARTIAL: "#e69f00", EMPTY: "#f2f2f2"}
@@ -36,18 +33,16 @@ def style() -> str:
     )
 
 
-def draw_svg(heads: list[tuple[str, Tensor]], grid: tuple[int, int], cell: int, label: str) -> str:
-    """``heads`` (title, classes uint8 [rows, cols]) side by side, with a legend below.
+def draw_svg(heads: list[tuple[str, Array]], cell: int, label: str) -> str:
+    """``heads`` (title, cells uint8 [rows, cols]) side by side, with a legend below.
 
     Args:
         heads: What to draw.
-        grid: Most (rows, columns) of cells in a picture; more blocks share cells.
         cell: Pixels of a cell's side.
         label: What a screen reader says.
     """
     pictures, left, height = [], 0, 0
-    for title, classes in heads:
-        small = coarsen(classes, grid)
+    for title, small in heads:
         rows, cols = small.shape
         shapes = "".join(_rectangles(small, cell))
         text = f'<text class="flexattn-text" y="12">{title}</text>'
@@ -64,7 +59,7 @@ def draw_svg(heads: list[tuple[str, Tensor]], grid: tuple[int, int], cell: int, 
     )
 
 
-def _rectangles(small: Tensor, cell: int) -> Iterator[str]:
+def _rectangles(small: Array, cell: int) -> Iterator[str]:
     """One rectangle for each run of equal cells in a row, on an empty ground."""
     rows, cols = small.shape
     yield (

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flexattn.analysis.cost import Cost
-from flexattn.masks import figures, pairs, validate
+from flexattn.analysis.runs import Array
+from flexattn.masks import figures, grids, pairs, validate
 from flexattn.masks.fields import MaskFields
-from flexattn.masks.picture import draw
+from flexattn.masks.picture import coarsen, draw
+from flexattn.masks.storage import TABLES
 from flexattn.masks.svg import draw_svg
-from flexattn.masks.tables import Pair, to_classes
 
 
 class MaskViews(MaskFields):
@@ -62,7 +63,8 @@ class MaskViews(MaskFields):
 
     def to_dense(self) -> Tensor:
         """1 for each listed block, else 0: int32 [B, H, rows, cols]."""
-        return (to_classes(self._partial, self._full, self._cols) != 0).int()
+        classes = grids.dense(grids.grid_of(self), "to_dense()", self.device)
+        return (classes != 0).int().expand(*self._heads, -1, -1)
 
     def to_string(self, grid_size: int | tuple[int, int] = (20, 20), limit: int = 4) -> str:
         """A picture of each head, at most ``limit`` of them.
@@ -72,9 +74,9 @@ class MaskViews(MaskFields):
         columns) several share a sign; -1 shows every block.
         """
         if grid_size == -1:
-            grid_size = (max(self.kv_num_blocks.shape[-1], 1), max(self._cols, 1))
-        grid = validate.block_size(grid_size)
-        pictures = [f"{title}\n{draw(classes, grid)}" for title, classes in self._heads(limit)]
+            grid_size = (max(self._rows, 1), max(self._cols, 1))
+        heads = self._pictures(validate.block_size(grid_size), limit)
+        pictures = [f"{title}\n{draw(cells)}" for title, cells in heads]
         if (more := self.shape[0] * self.shape[1] - limit) > 0:
             pictures.append(f"... and {more} more: to_string(limit=N), or mask[b, h].")
         return "\n".join(pictures)
@@ -91,41 +93,48 @@ class MaskViews(MaskFields):
         """
         grid = validate.block_size(grid_size)
         label = f"BlockMask of shape {self.shape}"
-        return draw_svg(self._heads(limit), grid, cell, label)
+        return draw_svg(self._pictures(grid, limit), cell, label)
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        if not validate.has_values(self.kv_num_blocks):
+        if not self._readable:
             import html  # the table of entities is large
 
             return f"<pre>{html.escape(repr(self))}</pre>"
         text = f"BlockMask, shape {self.shape}, block {self.BLOCK_SIZE}"
         return f"<div>{text}, {self.sparsity():.2f}% of blocks skipped</div>{self.to_svg()}"
 
-    def _heads(self, limit: int) -> list[tuple[str, Tensor]]:
-        """A title and the classes (uint8 [rows, cols]) of each head, at most ``limit``."""
-        found = []
-        batch, heads = self.shape[:2]
-        for b, h in itertools.islice(itertools.product(range(batch), range(heads)), limit):
-            partial, full = (_head(table, b, h) for table in (self._partial, self._full))
-            found.append((f"({b}, {h})", to_classes(partial, full, self._cols)[0, 0]))
-        return found
+    def _pictures(self, grid: tuple[int, int], limit: int) -> list[tuple[str, Array]]:
+        """A title and the cells (uint8 [lines, columns]) of each head, at most ``limit``."""
+        batch, heads = self._heads
+        places = list(itertools.islice(itertools.product(range(batch), range(heads)), limit))
+        blocks = self._blocks
+        slices = np.broadcast_to(blocks.slices, (batch, heads))
+        numbers = [int(slices[place]) for place in places]
+        cells = coarsen(blocks, grid, sorted(set(numbers))) if blocks.rows else {}
+        nothing = np.zeros((0, 0), np.uint8)
+        return [(f"({b}, {h})", cells.get(n, nothing)) for (b, h), n in zip(places, numbers)]
 
     def __str__(self) -> str:
         picture = self.to_string().rstrip("\n")
         return f"BlockMask(shape={self.shape}, sparsity={self.sparsity():.2f}%,\n{picture}\n)"
 
     def __repr__(self) -> str:
-        tables = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
-        shapes = [(name, self.__dict__[name]) for name in tables]
-        lines = [f"{name}={None if t is None else tuple(t.shape)}" for name, t in shapes]
+        shapes = self._shapes()
+        lines = [f"{name}={shape}" for name, shape in zip(TABLES, shapes)]
         name = getattr(self.mask_mod, "__name__", None) or repr(self.mask_mod)
         lines += [f"BLOCK_SIZE={self.BLOCK_SIZE}", f"shape={self.shape}"]
-        if validate.has_values(self.kv_num_blocks):
+        if self._readable:
             lines.append(f"sparsity={self.sparsity():.2f}%")
         lines.append(f"mask_mod={name}")
         return "BlockMask(\n    " + ",\n    ".join(lines) + ",\n)"
 
-
-def _head(pair: Pair | None, b: int, h: int) -> Any:
-    return None if pair is None else tuple(t[b : b + 1, h : h + 1] for t in pair)
+    def _shapes(self) -> list[tuple[int, ...] | None]:
+        """Of the four tables by rows, made or not; None for what there is not."""
+        given = self._given
+        if isinstance(given, tuple):
+            found = [None if t is None else tuple(t.shape) for t in given]
+            return found + [None] * (4 - len(found))
+        counts = (*self._heads, self._rows)
+        pair: list[tuple[int, ...] | None] = [counts, (*counts, self._cols)]
+        return pair + (pair if self._has_full else [None, None])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from flexattn.analysis.runs import RowSource, Runs
 from flexattn.errors import ArgumentError, BlockMaskError, CaptureDeviceError, ModSignatureError
 from flexattn.ir.interpreter import evaluate
 from flexattn.masks import validate
@@ -19,9 +21,8 @@ from flexattn.masks.fields import DEFAULT_BLOCK
 from flexattn.masks.mods import MaskMod
 from flexattn.masks.pairs import register_evaluator
 from flexattn.masks.resize import register_classifier
-from flexattn.masks.tables import from_classes
 from flexattn.op import dynamo, operators, symbolic
-from flexattn.op.blocks import block_classes, evaluator
+from flexattn.op.blocks import block_classes, block_runs, evaluator
 from flexattn.op.programs import Bound
 from flexattn.trace import trace_mod
 
@@ -69,23 +70,30 @@ def create_block_mask(
     """
     others = {"device": device, "BLOCK_SIZE": BLOCK_SIZE, "backend": backend}
     others["separate_full_blocks"] = separate_full_blocks
-    tables_of = dynamo.record_blocks if torch.compiler.is_dynamo_compiling() else _tables
-    tables = tables_of(mask_mod, (B, H, Q_LEN, KV_LEN), others)
-    return BlockMask._make(
-        (tables[0], tables[1]),
-        (tables[2], tables[3]) if separate_full_blocks else None,
-        seq_lengths=(Q_LEN, KV_LEN),
-        BLOCK_SIZE=validate.block_size(BLOCK_SIZE),
-        mask_mod=mask_mod,
-        _q_wanted=True,
-        _mod_alone=True,
-    )
+    fields = {
+        "seq_lengths": (Q_LEN, KV_LEN),
+        "BLOCK_SIZE": validate.block_size(BLOCK_SIZE),
+        "mask_mod": mask_mod,
+        "_q_wanted": True,
+        "_mod_alone": True,
+    }
+    sizes = (B, H, Q_LEN, KV_LEN)
+    if torch.compiler.is_dynamo_compiling():
+        return _of_tables(dynamo.record_blocks(mask_mod, sizes, others), fields)
+    return _mask(_checked(mask_mod, sizes, others), others, fields)
 
 
-def _tables(
-    mask_mod: MaskMod, sizes: tuple[Any, Any, Any, Any], others: dict[str, Any]
-) -> list[Tensor]:
-    """The tables of the mask that ``create_block_mask`` makes with these arguments."""
+@dataclass(frozen=True)
+class _Asked:
+    """What ``create_block_mask`` was asked for, checked."""
+
+    bound: Bound
+    shape: tuple[int, int, int, int]
+    block: tuple[int, int]
+    device: torch.device
+
+
+def _checked(mask_mod: MaskMod, sizes: tuple[Any, Any, Any, Any], others: dict[str, Any]) -> _Asked:
     if _is_score_mod(mask_mod):
         raise ModSignatureError(
             f"create_block_mask got {_name(mask_mod)!r}, which takes a score.",
@@ -96,18 +104,36 @@ def _tables(
     lengths = validate.lengths(sizes[2:])
     shape = (_count(sizes[0], "B"), _count(sizes[1], "H"), *lengths)
     bound = _bind(mask_mod)
-    device = _device(others["device"], bound)
+    return _Asked(bound, shape, block, _device(others["device"], bound))
+
+
+def _mask(asked: _Asked, others: dict[str, Any], fields: dict[str, Any]) -> BlockMask:
+    """The mask: of runs, or of an operator's tables where values cannot be read."""
+    bound, device = asked.bound, asked.device
     separate_full: bool = others["separate_full_blocks"]
-    if operators.is_watched(bound.captures):
-        return operators.block_tables(bound, shape, block, separate_full, device)
+    if operators.is_watched(bound.captures) or device.type == "meta":
+        tables = operators.block_tables(bound, asked.shape, asked.block, separate_full, device)
+        return _of_tables(tables, fields)
     if device.type == "cuda":  # faults of earlier calls; imported where there can be some
         import_module("flexattn.op.triton_faults").check_earlier(device)
-    classes = block_classes(bound, shape, block, device, others["backend"])
-    partial, full = from_classes(classes, separate_full)
-    return [*partial, *(full or ())]
+    runs = block_runs(bound, asked.shape, asked.block, device, others["backend"])
+    place = {"frame": asked.shape[:2], "device": device, "separate_full": separate_full}
+    return BlockMask._of_runs(runs, **place, **fields)
 
 
-dynamo.BLOCKS.run = lambda mods, first, rest: _tables(mods[0], rest["sizes"], rest["others"])
+def _of_tables(tables: list[Tensor], fields: dict[str, Any]) -> BlockMask:
+    full = (tables[2], tables[3]) if len(tables) > 2 else None
+    return BlockMask._make((tables[0], tables[1]), full, **fields)
+
+
+def _run_recorded(mods: tuple[MaskMod], first: Tensor, rest: dict[str, Any]) -> list[Tensor]:
+    """What `op/dynamo.py` recorded: the tables of a mask."""
+    asked = _checked(mods[0], rest["sizes"], rest["others"])
+    fields = {"seq_lengths": asked.shape[2:], "BLOCK_SIZE": asked.block}
+    return list(_mask(asked, rest["others"], fields)._tables())
+
+
+dynamo.BLOCKS.run = _run_recorded
 
 
 def create_mask(
@@ -155,8 +181,11 @@ def _classify(
     shape: tuple[int, int, int, int],
     block: tuple[int, int],
     device: torch.device,
-) -> Tensor:
-    return block_classes(_bind(mask_mod), shape, block, device)
+) -> Runs | RowSource:
+    bound = _bind(mask_mod)
+    if operators.is_watched(bound.captures) or device.type == "meta":
+        return block_classes(bound, shape, block, device)
+    return block_runs(bound, shape, block, device)
 
 
 @register_evaluator

@@ -25,6 +25,7 @@ from torch._ops import HigherOrderOperator
 from torch.fx import GraphModule
 
 from flexattn.errors import ArgumentError, TorchVersionError
+from flexattn.masks.block_mask import BlockMask
 
 LAYOUTS = {("self", "tx", "query", "fn", "fn_name"): "2.11 to 2.13"}
 """Parameters of the borrowed ``create_wrapped_node``, and the torch versions that have them."""
@@ -154,18 +155,26 @@ def record_attention(
     rest = {"key": key, "value": value, "mask": None, "others": others, "returns": returns}
     score_mod, mask_mod = mods
     if block_mask is not None:
-        tables = [block_mask.kv_num_blocks, block_mask.kv_indices]
-        if block_mask.full_kv_num_blocks is not None:
-            tables += [block_mask.full_kv_num_blocks, block_mask.full_kv_indices]
+        tables = _tables(block_mask)
         if mask_mod is not None:
             raise ArgumentError(
                 "both mask_mod and block_mask are given.",
                 why="a block_mask has a mask_mod of its own.",
                 fix="pass one of them.",
             )
-        rest["mask"] = (tuple(tables), block_mask.seq_lengths, block_mask.BLOCK_SIZE)
+        rest["mask"] = (tables, block_mask.seq_lengths, block_mask.BLOCK_SIZE)
         mask_mod = block_mask.mask_mod
     return ATTENTION((score_mod, mask_mod), query, rest)
+
+
+def _tables(block_mask: Any) -> tuple[Tensor, ...]:
+    """The block lists of a mask, ours or PyTorch's."""
+    if isinstance(block_mask, BlockMask):
+        return block_mask._kernel_tables()
+    partial = block_mask.kv_num_blocks, block_mask.kv_indices
+    if block_mask.full_kv_num_blocks is None:
+        return partial
+    return *partial, block_mask.full_kv_num_blocks, block_mask.full_kv_indices
 
 
 def record_blocks(

@@ -103,9 +103,7 @@ def converted(mask: Any) -> BlockMask:
 
 def tables_of(mask: BlockMask) -> tuple[Tensor, ...]:
     """The block lists as a ``Call`` has them."""
-    partial = mask.kv_num_blocks, mask.kv_indices
-    counts, indices = mask.full_kv_num_blocks, mask.full_kv_indices
-    return partial if counts is None or indices is None else (*partial, counts, indices)
+    return mask._kernel_tables()
 
 
 def _is_same(kept: _Kept, bound: Bound) -> bool:

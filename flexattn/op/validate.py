@@ -201,17 +201,16 @@ def check_block_mask(mask: Any, query: Tensor, key: Tensor) -> None:
             fix=f"create it with Q_LEN={lengths[0]}, KV_LEN={lengths[1]}, or crop a longer one "
             f"with block_mask._adjust({lengths[0]}, {lengths[1]}).",
         )
-    table = mask.kv_num_blocks
     for dim, name, count in ((0, "batch", query.shape[0]), (1, "head", query.shape[1])):
-        if table.shape[dim] not in (1, count):
+        if mask.shape[dim] not in (1, count):
             raise BlockMaskError(
-                f"block_mask has {name} dimension {table.shape[dim]}, the query has {count}.",
+                f"block_mask has {name} dimension {mask.shape[dim]}, the query has {count}.",
                 why="each dimension of a mask is 1, for a mask shared by all, or the query's.",
                 fix=f"create the mask with {'B' if dim == 0 else 'H'}=None or {count}.",
             )
-    if table.device != query.device:
+    if mask.device != query.device:
         raise BlockMaskDeviceError(
-            f"block_mask lies on {table.device}, the query on {query.device}.",
+            f"block_mask lies on {mask.device}, the query on {query.device}.",
             why="the kernel reads both.",
             fix=f"move it with block_mask.to({str(query.device)!r}).",
         )

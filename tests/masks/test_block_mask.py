@@ -66,7 +66,7 @@ def test_sparsity_is_of_blocks() -> None:
 
 def test_q_tables_are_made_when_asked_and_only_if_wanted() -> None:
     mine, theirs = pair_of_masks()
-    assert not mine._q_cache
+    assert not mine._cache
     assert torch.equal(mine.q_indices, theirs.q_indices)
     assert mine.q_indices is mine.q_indices
     without = BlockMask.from_kv_blocks(mine.kv_num_blocks, mine.kv_indices, compute_q_blocks=False)

@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from flexattn.errors import BlockMaskError, BlockMaskIndexError
 from flexattn.masks import BlockMask, resize
 from flexattn.masks.classify import classify
+from flexattn.masks.listing import runs_of_classes
 
 B, H, Q, KV, BLOCK = 3, 2, 44, 30, 8  # the last row of blocks is short
 
@@ -213,9 +214,13 @@ def test_a_bool_tensor_selects() -> None:
 # Other lengths ----------------------------------------------------------------------------------
 
 
+def evaluated(mod, shape, block, device):  # type: ignore[no-untyped-def]
+    return runs_of_classes(classify(mod, shape, block, device))
+
+
 @pytest.fixture
 def growing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resize, "_classifiers", [classify])
+    monkeypatch.setattr(resize, "_classifiers", [evaluated])
 
 
 @settings(max_examples=60, deadline=None)
@@ -241,7 +246,7 @@ def test_cropping(name: str, lengths: tuple[int, int]) -> None:
 )
 def test_growing(name: str, lengths: tuple[int, int], separate: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resize, "_classifiers", [classify])
+        patch.setattr(resize, "_classifiers", [evaluated])
         theirs = create_block_mask(
             MODS[name], B, H, Q, KV, device="cpu", BLOCK_SIZE=BLOCK, separate_full_blocks=separate
         )
@@ -261,7 +266,7 @@ def test_growing(name: str, lengths: tuple[int, int], separate: bool) -> None:
 def test_keys_are_appended(name: str, steps: list[int], one_row: bool) -> None:
     """Step by step, as in decoding; the tables are those of a mask made for the last length."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resize, "_classifiers", [classify])
+        patch.setattr(resize, "_classifiers", [evaluated])
         mask = make(name)[:, :, 2] if one_row else make(name)
         whole, q_len = make(name, (B, H, Q, KV + sum(steps))), mask.shape[2]
         for step in steps:
@@ -278,7 +283,7 @@ def test_only_new_blocks_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def watch(mod, shape, block, device):  # type: ignore[no-untyped-def]
         asked.append(shape)
-        return classify(mod, shape, block, device)
+        return evaluated(mod, shape, block, device)
 
     monkeypatch.setattr(resize, "_classifiers", [watch])
     mask = make("window", (1, 1, 64, 64))
@@ -287,7 +292,7 @@ def test_only_new_blocks_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(dense(longer), dense_mod(MODS["window"], (1, 1, 64, 100)))
     asked.clear()
     mask._adjust(72, 72)
-    assert asked == [(1, 1, 72, 8), (1, 1, 8, 64)]
+    assert asked == [(1, 1, 8, 64), (1, 1, 72, 8)]
     assert mask.extend_kv(64).shape == mask.shape
     for wrong in (63, -1, 2.5):
         with pytest.raises(BlockMaskError, match=r"(?s)why.*fix"):

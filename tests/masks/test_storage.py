@@ -120,22 +120,73 @@ def test_files_without_a_mask(content: Any, tmp_path: Path) -> None:
         BlockMask.load(path)
 
 
+def hand_made() -> BlockMask:
+    """A mask of tables."""
+    mask = make()
+    lists = (*mask._partial, *(mask._full or ()))
+    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=8, seq_lengths=(40, 48))
+
+
+def altered(runs: dict[str, Any], name: str, at: Any, value: int) -> dict[str, Any]:
+    array = runs[name].clone()
+    array[at] = value
+    return {"runs": runs | {name: array}}
+
+
 def test_damaged_masks(tmp_path: Path) -> None:
-    make().save(tmp_path / "good")
-    state = torch.load(tmp_path / "good", weights_only=True)
-    for change, message in (
-        ({"flexattn.BlockMask": 2}, "its format is 2"),
-        ({"mask_mod": 3}, "not stored as bytes"),
-        ({"kv_indices": state["kv_indices"] + 99}, "kv_indices"),
-        ({"kv_num_blocks": "x"}, "kv_num_blocks is str"),
-        ({"seq_lengths": (40, -1)}, "seq_lengths"),
-        ({"BLOCK_SIZE": 0}, "BLOCK_SIZE"),
+    make("causal").save(tmp_path / "runs")
+    hand_made().save(tmp_path / "tables")
+    runs, tables = (torch.load(tmp_path / kind, weights_only=True) for kind in ("runs", "tables"))
+    lists, own = tables["tables"], runs["runs"]
+    for state, change, message in (
+        (runs, {"flexattn.BlockMask": 3}, "its format is 3"),
+        (runs, {"mask_mod": 3}, "not stored as bytes"),
+        (tables, {"tables": lists | {"kv_indices": lists["kv_indices"] + 99}}, "kv_indices"),
+        (tables, {"tables": lists | {"kv_num_blocks": "x"}}, "kv_num_blocks is str"),
+        (tables, {"tables": 3}, "neither tables nor runs"),
+        (runs, {"device": 3}, "on which device"),
+        (runs, {"device": "elsewhere"}, "cannot be used here"),
+        (runs, {"seq_lengths": (40, -1)}, "seq_lengths"),
+        (runs, {"seq_lengths": (48, 48)}, "5 rows of blocks"),
+        (runs, {"seq_lengths": (40, 8)}, "lists column 4"),
+        (runs, {"BLOCK_SIZE": 0}, "BLOCK_SIZE"),
+        (runs, {"runs": own | {"rows": "5"}}, "no numbers"),
+        (runs, {"runs": own | {"first": None}}, "not stored as tensors"),
+        (runs, {"runs": own | {"start": own["start"].long()}}, "start is int64"),
+        (runs, {"runs": own | {"start": own["start"][1:]}}, "differ in length"),
+        (runs, {"runs": own | {"B": 3, "slices": own["slices"].expand(2, 2)}}, "serve no mask"),
+        (runs, {"runs": own | {"rows": 3}}, "not a multiple of 3"),
+        (runs, {"runs": own | {"count": own["stop"]}}, "period or count is missing"),
+        (runs, {"runs": own | {"count": own["stop"] * 0 + 2, "period": own["stop"] * 0}}, "itself"),
+        (runs, altered(own, "slices", (0, 0), 9), "1 slices"),
+        (runs, altered(own, "first", 0, 1), "ascend"),
+        (runs, altered(own, "first", 2, 0), "ascend"),
+        (runs, altered(own, "start", 0, -1), "outside of 6 columns"),
+        (runs, altered(own, "stop", 0, 7), "outside of 6 columns"),
+        (runs, altered(own, "stop", 0, 0), "outside of 6 columns"),
+        (runs, altered(own, "stop", 1, 6), "overlap"),
     ):
         torch.save(state | change, tmp_path / "bad")
         with pytest.raises(BlockMaskError, match=message):
             BlockMask.load(tmp_path / "bad", mask_mod=noop_mask)
     with pytest.raises(FileNotFoundError):
         BlockMask.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_files_of_the_first_format(separate: bool, tmp_path: Path) -> None:
+    """Tables beside the other fields, and no device."""
+    mask = create_block_mask(
+        MODS["causal"], 1, 2, 40, 48, device="cpu", BLOCK_SIZE=8, separate_full_blocks=separate
+    )
+    mask.save(tmp_path / "now")
+    state = torch.load(tmp_path / "now", weights_only=True)
+    del state["runs"], state["device"]
+    tables = {name: getattr(mask, name) for name in storage.TABLES}
+    torch.save(state | tables | {"flexattn.BlockMask": 1}, tmp_path / "then")
+    other = BlockMask.load(tmp_path / "then", mask_mod=mask.mask_mod)
+    assert torch.equal(dense(other), dense(mask)) and other._q_wanted
+    assert other.device == mask.device and other._has_full == separate
 
 
 def test_code_in_the_tables_is_not_run(tmp_path: Path) -> None:

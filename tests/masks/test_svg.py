@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flexattn.errors import BlockMaskError
 from flexattn.masks import BlockMask
+from flexattn.masks.listing import runs_of_classes
 from flexattn.masks.picture import coarsen, draw
 from flexattn.masks.svg import DARK, HEAD, LIGHT, NAMES
 from flexattn.masks.tables import EMPTY, FULL, PARTIAL, to_classes
@@ -62,7 +63,7 @@ def test_each_cell_has_the_colour_of_its_block(drawn, cell: int) -> None:  # typ
 )
 def test_blocks_that_share_a_cell(rows, grid) -> None:  # type: ignore[no-untyped-def]
     classes = torch.tensor(rows, dtype=torch.uint8)
-    small = coarsen(classes, grid)
+    (small,) = coarsen(runs_of_classes(classes[None, None]), grid, [0]).values()
     down, across = (-(-size // most) for size, most in zip(classes.shape, grid))
     for i, j in torch.cartesian_prod(*map(torch.arange, small.shape)).reshape(-1, 2).tolist():
         kinds = set(
@@ -70,7 +71,7 @@ def test_blocks_that_share_a_cell(rows, grid) -> None:  # type: ignore[no-untype
         )
         assert small[i, j] == (kinds.pop() if len(kinds) == 1 else PARTIAL)
     assert all(size <= most for size, most in zip(small.shape, grid))
-    assert len(draw(classes, grid).splitlines()) == small.shape[0]
+    assert len(draw(small).splitlines()) == small.shape[0]
 
 
 def test_large_masks_stay_small_pictures() -> None:
