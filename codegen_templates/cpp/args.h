@@ -98,12 +98,15 @@ struct BackwardArgs {
 
 // flexattn_tiles: the class of every block of a mask, from mask_mod itself
 struct TilesArgs {
-  unsigned char* classes;  // [B, H, rows, cols] contiguous: 0 empty, 1 partial, 2 full; a block
-                           // cut by the end of a length is judged by the part inside
+  unsigned char* classes;  // [B, H, rows, cols] contiguous, or [count] for listed blocks: 0 empty,
+                           // 1 partial, 2 full; a block cut by the end of a length is judged by
+                           // the part inside
   i64 b0, h0, row0;        // first batch, head and block row to classify
   i64 B, H, rows, cols;    // how many of each (cols: all)
   i64 M, N;                // lengths of the whole mask
   i64 q_block, kv_block;
+  const i64* listed;       // null for all blocks, else ((b * H + h) * rows + row) * cols + column
+  i64 count;               // how many are listed
   Mods mods;
 };
 

@@ -1,7 +1,7 @@
 // Classifies the blocks of a mask: 0 empty, 1 partial, 2 full, by asking mask_mod of every pair,
 // until a block has shown both a kept and a dropped one.
 //
-// A thread takes a row of blocks. Notation as in forward.cpp.
+// A thread takes a row of blocks, or a listed one. Notation as in forward.cpp.
 #include "args.h"
 #include "simd.h"
 #include "mods.h"
@@ -31,9 +31,11 @@ static void look(Shared& shared, const Site& s, i64 n_q, i64 n, Seen& seen) {
     }
 }
 
-// The block of queries q0 .. q1 and keys kv0 .. kv1.
-static Seen classify(Shared& shared, const Uniform& u, i64 b, i64 h, i64 q0, i64 q1, i64 kv0, i64 kv1) {
+// The class of the block at a row and a column, of batch b and head h.
+static unsigned char classify(Shared& shared, const Uniform& u, i64 b, i64 h, i64 row, i64 column) {
   const TilesArgs& a = shared.a;
+  i64 q0 = row * a.q_block, q1 = least(q0 + a.q_block, a.M);
+  i64 kv0 = column * a.kv_block, kv1 = least(kv0 + a.kv_block, a.N);
   QValues qv;
   KVValues kvv;
   Seen seen;
@@ -46,22 +48,20 @@ static Seen classify(Shared& shared, const Uniform& u, i64 b, i64 h, i64 q0, i64
       look(shared, {a.mods, u, qv, kvv, b, h, q, kv, a.M - 1, 0}, n_q, n, seen);
     }
   }
-  return seen;
+  return !seen.kept ? 0 : seen.dropped ? 1 : 2;
 }
 
+// Takes rows of blocks, or single blocks where some are listed.
 static void work(Shared& shared) {
   const TilesArgs& a = shared.a;
-  i64 items = a.B * a.H * a.rows, item;
+  i64 wide = a.listed ? 1 : a.cols, items = a.listed ? a.count : a.B * a.H * a.rows, item;
   while ((item = __atomic_fetch_add(&shared.next, 1, __ATOMIC_RELAXED)) < items) {
-    i64 b = a.b0 + item / a.rows / a.H, h = a.h0 + item / a.rows % a.H;
-    i64 q0 = (a.row0 + item % a.rows) * a.q_block, q1 = least(q0 + a.q_block, a.M);
+    i64 first = a.listed ? a.listed[item] % a.cols : 0;
+    i64 at = a.listed ? a.listed[item] / a.cols : item;
+    i64 b = a.b0 + at / a.rows / a.H, h = a.h0 + at / a.rows % a.H, row = a.row0 + at % a.rows;
     Uniform u;
     hoist_uniform(a.mods, b, h, u);
-    for (i64 column = 0; column < a.cols; column++) {
-      i64 kv0 = column * a.kv_block;
-      Seen seen = classify(shared, u, b, h, q0, q1, kv0, least(kv0 + a.kv_block, a.N));
-      a.classes[item * a.cols + column] = !seen.kept ? 0 : seen.dropped ? 1 : 2;
-    }
+    for (i64 i = 0; i < wide; i++) a.classes[item * wide + i] = classify(shared, u, b, h, row, first + i);
   }
 }
 
@@ -69,8 +69,9 @@ static void work(Shared& shared) {
 extern "C" int flexattn_tiles(const TilesArgs* args) {
   const TilesArgs& a = *args;
   Shared shared = {a, 0, {a.mods.fault}};
-  i64 threads = least(a.mods.threads, a.B * a.H * a.rows);
-  if (double(a.B * a.H) * a.rows * a.cols * least(a.q_block, a.M) * least(a.kv_block, a.N) < 1e5) threads = 1;
+  i64 items = a.listed ? a.count : a.B * a.H * a.rows, threads = least(a.mods.threads, items);
+  double blocks = a.listed ? a.count : double(items) * a.cols;
+  if (blocks * least(a.q_block, a.M) * least(a.kv_block, a.N) < 1e5) threads = 1;
   if (threads <= 1) {
     work(shared);
   } else {

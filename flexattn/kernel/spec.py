@@ -79,7 +79,7 @@ TILES = KernelSpec(
     "tiles.cpp",
     "flexattn_tiles",
     "TilesArgs",
-    _names("classes b0 h0 row0 B H rows cols M N q_block kv_block"),
+    _names("classes b0 h0 row0 B H rows cols M N q_block kv_block listed count"),
 )
 
 SPECS: dict[str, KernelSpec] = {spec.name: spec for spec in (FORWARD, BACKWARD, TILES)}

@@ -53,7 +53,7 @@ def block_runs(
         census: An `analysis.tiles.census.Census` that takes counts of what was decided how.
     """
     small = _told_apart(bound, shape)
-    if 0 not in small and _proves(device, backend):
+    if 0 not in small and proves(device, backend):
         proofs = _proofs()
         if proofs.can_prove(bound):
             asked = proofs.question(bound, small, block)
@@ -62,7 +62,8 @@ def block_runs(
             return found
     classes = block_classes(bound, small, block, device, backend)
     slices = np.arange(small[0] * small[1], dtype=np.int32).reshape(small[:2])
-    return runs.from_classes(classes.cpu().numpy().reshape(-1, *classes.shape[2:]), slices)
+    flat = classes.cpu().numpy().reshape(slices.size, *classes.shape[2:])
+    return runs.from_classes(flat, slices)
 
 
 def block_classes(
@@ -82,7 +83,7 @@ def block_classes(
     if 0 in small:
         sizes = (cdiv(shape[2], block[0]), cdiv(shape[3], block[1]))
         classes = torch.zeros((*small[:2], *sizes), dtype=torch.uint8, device=device)
-    elif device.type == "cpu" and _proves(device, backend) and _proofs().can_prove(bound):
+    elif device.type == "cpu" and proves(device, backend) and _proofs().can_prove(bound):
         found = block_runs(bound, small, block, device)
         whole = found.part(0, found.rows)
         dense = runs.to_classes(whole)[whole.slices.ravel()]
@@ -98,10 +99,10 @@ def settler(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.de
         return import_module("flexattn.op.triton_classes").settler(bound, shape, block, device)
     settle = import_module("flexattn.op.settle")
 
-    def by_kernel(b: int, h: int, begin: int, end: int) -> np.ndarray:
-        return _launch_tiles(bound, shape, block, (b, 1), (h, 1), (begin, end - begin)).numpy()[
-            0, 0
-        ]
+    def by_kernel(listed: np.ndarray) -> np.ndarray:
+        classes = np.empty(len(listed), np.uint8)
+        _launch_tiles(bound, shape, block, classes.ctypes.data, listed)
+        return classes
 
     nodes = sum(isinstance(n, Load | Apply) for n in walk(bound.variant.program.mask))
     most = settle.INTERPRETED // max(1, nodes)
@@ -115,7 +116,7 @@ def _told_apart(bound: Bound, shape: Shape) -> Shape:
     return batch, heads, *shape[2:]
 
 
-def _proves(device: torch.device, backend: str | None) -> bool:
+def proves(device: torch.device, backend: str | None) -> bool:
     return (
         device.type in ("cpu", "cuda")
         and not backend
@@ -207,8 +208,9 @@ def _eager(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.dev
 
 
 def _cpp(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:
-    rows = 0, cdiv(shape[2], block[0])
-    classes = _launch_tiles(bound, shape, block, (0, shape[0]), (0, shape[1]), rows)
+    rows, cols = cdiv(shape[2], block[0]), cdiv(shape[3], block[1])
+    classes = torch.empty((*shape[:2], rows, cols), dtype=torch.uint8)
+    _launch_tiles(bound, shape, block, classes.data_ptr(), None)
     return lower_edges(classes, shape[2:], block)
 
 
@@ -216,25 +218,23 @@ def _launch_tiles(
     bound: Bound,
     shape: Shape,
     block: tuple[int, int],
-    batches: tuple[int, int],
-    heads: tuple[int, int],
-    rows: tuple[int, int],
-) -> Tensor:
-    """Classes of some rows of blocks, those that stick out judged by the part inside.
+    classes: int,
+    listed: np.ndarray | None,
+) -> None:
+    """Classes of all blocks or of those listed; what sticks out is judged by the part inside.
 
     Args:
-        batches: First batch, and how many; likewise heads and rows of blocks.
+        classes: Address of a byte for each block.
+        listed: Numbers ((b * H + h) * rows + row) * cols + col, int64.
     """
-    lengths = shape[2:]
-    cols = cdiv(lengths[1], block[1])
-    classes = torch.empty((batches[1], heads[1], rows[1], cols), dtype=torch.uint8)
+    batch, heads, q_len, kv_len = shape
+    rows, cols = cdiv(q_len, block[0]), cdiv(kv_len, block[1])
     kernel = kernel_for(bound.variant, "tiles", "f32", facts_of(bound, shape))
-    firsts, counts = zip(batches, heads, rows)
-    head = (classes.data_ptr(), *firsts, *counts, cols, *lengths, *block)
+    chosen = (0, 0) if listed is None else (listed.ctypes.data, len(listed))
+    head = (classes, 0, 0, 0, batch, heads, rows, cols, q_len, kv_len, *block, *chosen)
     fault = kernel.launch(head, bound.captures, bound.ints, bound.floats)
     if fault is not None:
         raise fault_error(_as_call(bound, shape), fault)
-    return classes
 
 
 def _triton(bound: Bound, shape: Shape, block: tuple[int, int], device: torch.device) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -17,11 +16,10 @@ from flexattn.masks.classify import PIECE, Evaluate
 Shape: TypeAlias = tuple[int, int, int, int]
 Listed: TypeAlias = "tuple[Array, Array, Array]"  # slice, row, column of tiles
 
-OfRows: TypeAlias = Callable[[int, int, int, int], Array]
-"""Classes, uint8 [rows, cols], of the rows of blocks [begin, end) of batch b and head h, from
-(b, h, begin, end)."""
+ByKernel: TypeAlias = Callable[[Array], Array]
+"""Classes, uint8, of the blocks with the numbers ((b * H + h) * rows + row) * cols + col, int64."""
 
-INTERPRETED = 1 << 28
+INTERPRETED = 1 << 26
 """Operations (pairs times nodes) that the interpreter does in less time than a compiler takes."""
 
 
@@ -33,14 +31,14 @@ class Settler:
         shape: (B, H, Q_LEN, KV_LEN); B (H) is 1 where the mask does not read b (h).
         block: (queries, keys) of a block.
         evaluate: The mask at given pairs, by the interpreter.
-        by_kernel: Rows of blocks by a generated kernel, which is compiled if need be.
+        by_kernel: Classes by a generated kernel, which is compiled if need be.
         most: Pairs that the interpreter is asked for, in all.
     """
 
     shape: Shape
     block: tuple[int, int]
     evaluate: Evaluate
-    by_kernel: OfRows
+    by_kernel: ByKernel
     most: int
 
     def __call__(self, tiles: Listed) -> Array:
@@ -55,16 +53,8 @@ class Settler:
         return found
 
     def _by_kernel(self, slices: Array, row: Array, col: Array) -> Array:
-        """Whole rows of blocks, as far as one of them is asked for."""
-        found = np.empty(len(row), np.uint8)
-        new = np.ones(len(row), bool)
-        new[1:] = (slices[1:] != slices[:-1]) | (row[1:] > row[:-1] + 1)
-        starts = np.append(np.flatnonzero(new), len(row)).tolist()
-        for start, stop in pairwise(starts):
-            begin, end = int(row[start]), int(row[stop - 1]) + 1
-            classes = self.by_kernel(*divmod(int(slices[start]), self.shape[1]), begin, end)
-            found[start:stop] = classes[row[start:stop] - begin, col[start:stop]]
-        return found
+        rows, cols = (-(-n // size) for n, size in zip(self.shape[2:], self.block))
+        return self.by_kernel((slices * rows + row) * cols + col)
 
     def _by_interpreter(self, slices: Array, row: Array, col: Array) -> Array:
         found = np.empty(len(row), np.uint8)

@@ -25,20 +25,24 @@ def classes(
     rows: int | None = None,
     threads: int = 1,
     fault: Tensor | None = None,
+    listed: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, int]:
     b, h, m, n = shape
     rows = -(-m // block[0]) - at[2] if rows is None else rows
     cols = -(-n // block[1])
-    out = torch.full((b - at[0], h - at[1], rows, cols), 9, dtype=torch.uint8)
+    sizes = (b - at[0], h - at[1], rows, cols)
+    out = torch.full(sizes if listed is None else listed.shape, 9, dtype=torch.uint8)
     status = call(
         build("tiles", mods, dtype=dtype, isa=isa),
         "tiles",
         {
             **dict(zip(("b0", "h0", "row0"), at, strict=True)),
-            **dict(zip(("B", "H", "rows", "cols"), out.shape, strict=True)),
+            **dict(zip(("B", "H", "rows", "cols"), sizes, strict=True)),
             **dict(zip(("M", "N", "q_block", "kv_block"), (m, n, *block), strict=True)),
             "classes": out,
+            "listed": listed,
+            "count": 0 if listed is None else len(listed),
             "threads": threads,
             "fault": fault,
         },
@@ -82,6 +86,15 @@ def test_a_part_of_the_mask() -> None:
     whole, _ = classes(PER_HEAD, BEST, (2, 3, 150, 301), (16, 32))
     part, _ = classes(PER_HEAD, BEST, (2, 3, 150, 301), (16, 32), at=(1, 1, 4), rows=3)
     assert torch.equal(part, whole[1:, 1:, 4:7])
+
+
+def test_listed_blocks() -> None:
+    whole, _ = classes(PER_HEAD, BEST, (2, 3, 150, 301), (16, 32))
+    listed = torch.tensor([0, 599, 17, 17, 333, 100])
+    assert whole.numel() == 600
+    for threads in (1, 2):
+        got, _ = classes(PER_HEAD, BEST, (2, 3, 150, 301), (16, 32), threads=threads, listed=listed)
+        assert torch.equal(got, whole.flatten()[listed])
 
 
 def test_float64_and_length_zero() -> None:

@@ -45,8 +45,11 @@ class Census:
             weight: How many tiles of the mask each of them has.
         """
         self.tiles[side, "proof"] += _weigh(decided, weight)
+        by_rule: dict[str, Array] = {}
         for rule, leaf in leaves:
             by_it = ~(leaf.may & leaf.may_not) | (leaf.some & leaf.some_not)
+            by_rule[rule] = by_it | by_rule[rule] if rule in by_rule else by_it
+        for rule, by_it in by_rule.items():
             self.rules[rule] += _weigh(decided & by_it, weight)
 
     def share(self, stage: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -58,8 +59,8 @@ class Distances:
     def truth(self, frame: Frame) -> Truth:
         """The truth of all of the conditions on the tiles of ``frame``."""
         if self.interval is not None:
-            low, high = (frame.all(end) for end in self.interval)
             first, last = _window(frame)
+            low, high = (frame.all(_within(end, first.dtype)) for end in self.interval)
             return exact(
                 (first <= high) & (last >= low) & (low <= high), (first < low) | (last > high)
             )
@@ -95,6 +96,12 @@ class Distances:
             return np.asarray(before[..., end[0, 0]] - before[..., first[0, 0]])
         b, h = (i if size > 1 else 0 for i, size in zip(frame.tiles[:2], before.shape[:2]))
         return np.asarray(before[b, h, end] - before[b, h, first])
+
+
+def _within(ends: Array, dtype: Any) -> Array:
+    """Ends of intervals in the dtype of distances, which lie well inside its range."""
+    info = np.iinfo(dtype)
+    return ends.clip(info.min, info.max).astype(dtype)
 
 
 def _window(frame: Frame) -> tuple[Array, Array]:

@@ -41,7 +41,7 @@ class Axis:
     @classmethod
     def of_blocks(cls, start: int, stop: int, block: int) -> Axis:
         """Blocks of ``block`` positions of [start, stop), the last one cut off."""
-        first = np.arange(start, stop, block)
+        first = np.arange(start, stop, block, dtype=np.int32 if stop < 1 << 30 else np.int64)
         last = np.minimum(first + (block - 1), stop - 1)
         return cls(first, last, block)
 

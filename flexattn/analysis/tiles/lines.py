@@ -20,6 +20,8 @@ from flexattn.ir.ranges import Range
 
 POSITION = "q_idx"
 
+_FIRST = 1 << 12  # positions looked at first: what does not rise mostly shows it there
+
 
 class Places:
     """The positions start … stop - 1 of one index, for given batches and heads.
@@ -91,6 +93,7 @@ class Line:
 
     def __init__(self, places: Places, node: Node | None, values: Array | None = None) -> None:
         self.places, self.node, self._values = places, node, values
+        self._rises: bool | None = None
         self._extremes: dict[tuple[Axis, Line | None], tuple[Array, Array]] = {}
 
     @property
@@ -105,6 +108,15 @@ class Line:
             assert self.node is not None
             self._values = three(self.places.everywhere(self.node))
         return self._values
+
+    @property
+    def rises(self) -> bool:
+        """Whether no value lies below the one before, as in a list of documents."""
+        if self._rises is None:
+            values = self.values
+            whole = values.shape[-1] > 1 and values.dtype.kind == "i"
+            self._rises = whole and _rises(values[0, 0, :_FIRST]) and _rises(values)
+        return self._rises
 
     def on(self, axis: Axis) -> Array:
         """The values at the positions that ``axis`` covers."""
@@ -144,6 +156,10 @@ class Line:
                     for value in (three(ends(self.node)) for ends in self.places.ends(axis))
                 )
                 return (last, first) if direction < 0 else (first, last)
+        if guard is None and axis.size and self.rises:
+            at = (end - self.places.start for end in (axis.first, axis.last))
+            low, high = (np.take(self.values, places, axis=-1) for places in at)
+            return low, high
         if axis.finer is not None:
             low, high = self.extremes(axis.finer, guard)
             return axis.join(np.minimum, low), axis.join(np.maximum, high)
@@ -154,6 +170,12 @@ class Line:
             low = high = np.broadcast_to(low, (*low.shape[:2], len(axis)))
             return low, high
         return axis.reduce(np.minimum, low), axis.reduce(np.maximum, high)
+
+
+def _rises(values: Array) -> bool:
+    # Row by row: a comparison of all at once would need memory for all.
+    rows = values.reshape(-1, values.shape[-1])
+    return all(bool((row[1:] >= row[:-1]).all()) for row in rows)
 
 
 def _surviving(values: Array, guard: Array) -> tuple[Array, Array]:

@@ -26,7 +26,10 @@ TOP = 128
 """Tiles of the coarsest level, one way, at most."""
 
 DENSE = 1 << 20
-"""Tiles proved at once."""
+"""Tiles proved together, at most, if that saves listing them."""
+
+LISTED = 1 << 17
+"""Listed tiles proved together: what is worked out of them stays in the processor's cache."""
 
 MANY = 4
 """All tiles of a level are proved together if more than one in so many is asked for."""
@@ -124,7 +127,7 @@ class Search:
     def _split(self, level: int, tiles: Tiles, factors: tuple[int, int]) -> Iterator[Frame]:
         """Frames [some, high, wide] of the tiles that each one of the level above has."""
         high, wide = factors
-        step = max(1, DENSE // (high * wide))
+        step = max(1, LISTED // (high * wide))
         for start in range(0, len(tiles[0]), step):
             b, h, row, col = (index[start : start + step, None, None] for index in tiles)
             row = row * high + np.arange(high)[:, None]

@@ -22,7 +22,8 @@ POINTS = np.concatenate([CENTRE, CORNERS, SPREAD[::6]])
 
 _MARGIN = 4  # positions looked at beyond the ends of an interval, to see a slope there
 
-_RECTANGLES = 1 << 18
+_TOGETHER = 1 << 16  # pieces of tiles proved together, about
+_ALL = 1 << 22  # pieces of tiles looked at
 
 
 def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
@@ -33,16 +34,28 @@ def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
     kv, first_kv, n_kv = _cut(frame.kv, facts.used[1], col)
     n = n_q[row] * n_kv[col]
     total = int(n.sum())
-    if total > _RECTANGLES or total == len(row):
+    if total > _ALL or total == len(row):
         return None
-    tile = np.repeat(np.arange(len(row)), n)
-    starts = np.cumsum(n) - n
-    place = np.arange(total) - starts[tile]
-    wide = n_kv[col][tile]
-    pieces = first_q[row][tile] + place // wide, first_kv[col][tile] + place % wide
-    inner = Frame(q, kv, (b[tile], h[tile], *pieces))
+    parts = []
+    batch = (np.cumsum(n) - 1) // _TOGETHER
+    for at in np.split(np.arange(len(row)), np.flatnonzero(np.diff(batch)) + 1):
+        tile = np.repeat(at, n[at])
+        starts = np.cumsum(n[at]) - n[at]
+        place = np.arange(len(tile)) - np.repeat(starts, n[at])
+        wide = n_kv[col][tile]
+        pieces = first_q[row][tile] + place // wide, first_kv[col][tile] + place % wide
+        inner = Frame(q, kv, (b[tile], h[tile], *pieces))
+        parts.append(_joined(node, facts, inner, starts))
+    return Truth(*map(np.concatenate, zip(*parts)))
+
+
+def _joined(node: Node, facts: Facts, inner: Frame, starts: Array) -> Truth:
+    """The truth on tiles of which each has the pieces from its start on."""
+    assert inner.tiles is not None
+    count = len(inner.tiles[0])
+    tile = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, count)))
     found = Prover(facts, inner).truth(node, True)
-    may, may_not, some, some_not = (np.broadcast_to(side, (total,)) for side in found)
+    may, may_not, some, some_not = (np.broadcast_to(side, (count,)) for side in found)
     truth = Truth(*(np.logical_or.reduceat(s, starts) for s in (may, may_not, some, some_not)))
     # What is still open is asked of single pairs where it may be: not all over the tile.
     open_ = truth.may & ~truth.some | truth.may_not & ~truth.some_not
