@@ -28,5 +28,10 @@ def block_classes(mask: BlockMask) -> Tensor:
 
 
 def block_counts(mask: BlockMask) -> dict[str, int]:
-    counts = torch.bincount(block_classes(mask).flatten().long(), minlength=3).tolist()
-    return dict(zip(CLASSES, counts))
+    """How many blocks are of each class; of masks of any size, as no block is looked at."""
+    batch, heads, rows = mask.kv_num_blocks.shape
+    columns = -(-mask.seq_lengths[1] // mask.BLOCK_SIZE[1])
+    partial, full = mask.kv_num_blocks, mask.full_kv_num_blocks
+    counts = [int(partial.sum()), 0 if full is None else int(full.sum())]
+    total = batch * heads * rows * columns
+    return dict(zip(CLASSES, (total - sum(counts), *counts)))

@@ -219,7 +219,7 @@ class BlockMask(MaskViews):
             tables = tuple(table.to(place) for table in given)
             return self._with(tables[:2], tables[2:] or None, mask_mod=mod)  # type: ignore[arg-type]
         if place == self.device:
-            return self._again(mask_mod=mod)
+            return self._again() if same else self._again(mask_mod=mod, _form=None)
         return self._with_runs(self._blocks, self._heads, device=place, mask_mod=mod)
 
     @classmethod

@@ -99,7 +99,7 @@ class MaskFields(Stored):
         state["_given"] = given
         if isinstance(given, Runs):
             state["_tensors"] = recorded.as_tensors(given)
-        state["_kernel"] = None
+        state["_kernel"] = state["_at_hand"] = None
         state["_cache"] = {}
         state["dq_kv_order_spt"] = None
         state["_mod_alone"] = False
@@ -138,6 +138,8 @@ class MaskFields(Stored):
             return mask
         own = runs if separate_full else rowwise(without_full, runs)
         mask._store(own, _frame=frame, _place=device, _separate_full=separate_full, **fields)
+        if device.type != "cpu":
+            mask._have_at_hand()
         return mask
 
     def _with(self, partial: Pair, full: Pair | None, **fields: Any) -> Self:
@@ -174,6 +176,7 @@ class MaskFields(Stored):
             )
         self.__dict__[name] = value
         self.__dict__["_mod_alone"] = False
+        self.__dict__["_form"] = None
 
     def __delattr__(self, name: str) -> None:
         raise BlockMaskAttributeError(

@@ -20,8 +20,8 @@ def check_table(name: str, shape: Sequence[int], itemsize: int = 4) -> None:
     if entries >= TABLE_LIMIT:
         raise BlockMaskSizeError(
             f"{name} would have {entries} entries ({entries * itemsize / 1e6:.0f} MB).",
-            why=f"one entry for each block is made up to {TABLE_LIMIT} of them; beyond that a mask "
-            "is used as runs of blocks.",
+            why=f"tables of {TABLE_LIMIT} entries or more are not made: the mask is kept as runs "
+            "of blocks, which take little.",
             fix="take a part, mask[b, h, rows, columns], or larger blocks. Printing, sparsity(), "
             "cost(), &, |, ~, slices and extend_kv need no table.",
         )

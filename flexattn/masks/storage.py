@@ -32,7 +32,7 @@ RUNS = ("slices", "first", "start", "stop", "full", "period", "count")
 SIZES = ("rows", "cols", "B", "H", "separate_full")
 FIELDS = ("seq_lengths", "BLOCK_SIZE", "dq_kv_order_spt")
 FLAGS = ("_q_wanted", "_mod_alone")
-MADE = ("_kernel", "_cache", "_tensors")
+MADE = ("_kernel", "_at_hand", "_cache", "_tensors", "_form")
 """What is made again of a mask that was read."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from flexattn.analysis.runs import Array, Runs
-from flexattn.errors import BlockMaskSizeError
+from flexattn.errors import BlockMaskError, BlockMaskSizeError
 from flexattn.masks import listing, recorded
 from flexattn.masks.sizes import check_table
 from flexattn.masks.sources import Source, collected, recolumned, row_counts, slice_uses
@@ -21,6 +21,9 @@ from flexattn.masks.validate import has_values
 
 Tables: TypeAlias = tuple[Tensor, ...]
 """``kv_num_blocks, kv_indices``, and behind them perhaps ``full_kv_num_blocks, full_kv_indices``"""
+
+AT_HAND = 1 << 22
+"""Blocks of a mask that is given its tables when it is made, on accelerators."""
 
 
 class Stored:
@@ -35,8 +38,12 @@ class Stored:
     _frame: tuple[int, int]
     _place: torch.device
     _separate_full: bool
-    # The tables that kernels read, where nobody else holds tables of this mask and may write there.
+    # The tables that kernels read, where nobody else holds tables of this mask and may write there;
+    # and, while torch.compile traces, those that a mask on an accelerator has from the beginning.
     _kernel: Tables | None
+    _at_hand: Tables | None
+    # The closed form that the mask was made from (`op/mask_forms.py`), if kernels can use that.
+    _form: Any = None
     # What was made of the blocks, by name. Nothing is dropped: CUDA graphs read it unseen.
     _cache: dict[Any, Any]
 
@@ -163,8 +170,18 @@ class Stored:
     def _kernel_tables(self) -> Tables:
         """What kernels read: the lists of ``_tables``, or as narrow as the longest row allows."""
         if torch.compiler.is_dynamo_compiling():
-            return self._tables()
+            return self._at_hand or self._tables()
         return self._kernel or self._current_tables()
+
+    def _have_at_hand(self) -> None:
+        """Make what kernels read now, on accelerators, unless it is large.
+
+        There it costs a wait, which a CUDA graph forbids and a compiled graph would repeat.
+        """
+        given = self._given
+        across = given.slices.size * given.rows * given.cols  # type: ignore[union-attr]
+        if self._place.type != "cpu" and across <= AT_HAND and not _is_capturing(self._place):
+            self.__dict__["_at_hand"] = self._kernel_tables()
 
     def _current_tables(self) -> Tables:
         given = self._given
@@ -202,6 +219,13 @@ class Stored:
         return self._cache[key]
 
     def _tensor(self, table: Array) -> Tensor:
+        if _is_capturing(self._place):
+            raise BlockMaskError(
+                "a CUDA graph is captured, and the block lists of a mask are not there yet.",
+                why=f"masks of more than {AT_HAND} blocks copy them to the GPU when they are first "
+                "used, and a graph that is captured cannot wait for that.",
+                fix="call flex_attention with this mask once before capturing.",
+            )
         return listing.to_tensor(table, self._place, self._frame)
 
     def _keep(self, name: str, tables: Tables) -> None:
@@ -251,6 +275,7 @@ class Stored:
             if not self._written():
                 return recolumned(given, self._cols)
             given = self.__dict__["_given"] = self._tables()
+            self.__dict__["_form"] = None
         if any(table.is_inference() for table in given):  # nothing tells when they are written to
             return listing.runs_of_tables(given, self._cols)
         state = (self._cols, *(table._version for table in given))
@@ -287,6 +312,10 @@ class Stored:
         uses = slice_uses(self._blocks.slices, self._heads, kinds.shape[1])
         partial, full = (kinds @ uses).tolist()
         return partial, full
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @contextmanager
