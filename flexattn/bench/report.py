@@ -56,7 +56,8 @@ def print_table(suite: str, rows: Sequence[Row]) -> None:
         table.add_column(name, justify="right" if not isinstance(rows[0][name], str) else "left")
     for row in rows:
         table.add_row(*(_cell(name, value) for name, value in row.items()))
-    Console().print(table)
+    needed = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)  # cut off, cells say nothing
 
 
 def _cell(name: str, value: object) -> str:
@@ -79,10 +80,38 @@ def progress(total: int, title: str) -> Iterator[Callable[[], None]]:
 
 
 def plot(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
-    """Rates of all contestants per row as grouped bars, written to ``path`` (PNG or SVG)."""
+    """A chart written to ``path`` (PNG or SVG), if the suite has what can be drawn.
+
+    Rates of all contestants as grouped bars; times of building masks as lines over the length.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
+    if "ours_ms" in rows[0]:
+        _plot_builds(suite, rows, path)
+    else:
+        _plot_rates(suite, rows, path)
+
+
+def _plot_builds(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
+    """Ours whole, PyTorch's builder dashed, one colour a mask."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.0, 5.0), layout="constrained")
+    for at, name in enumerate(dict.fromkeys(row["mask"] for row in rows)):
+        own = [row for row in rows if row["mask"] == name]
+        for key, style, label in (("ours_ms", "o-", name), ("torch_ms", "x--", None)):
+            known = [row for row in own if isinstance(row[key], float)]
+            xs, ys = [row["tokens"] for row in known], [row[key] for row in known]
+            axes.plot(xs, ys, style, color=f"C{at}", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms to build (lower is better)")
+    axes.set_title(f"{suite}, {machine()['cpu']}; dashed: torch create_block_mask")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _plot_rates(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     names = [key.removesuffix("_gflops") for key in rows[0] if key.endswith("_gflops")]

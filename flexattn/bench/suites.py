@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from flexattn.bench.masks import masks, steps
 from flexattn.bench.startup import memory, startup
 from flexattn.bench.timing import Timing, alternate
 from flexattn.op.attention import flex_attention
@@ -144,23 +144,11 @@ def latency(rounds: int, peers: bool, tick: Callable[[], None]) -> Iterator[Row]
     tick()
 
 
-def masks(rounds: int, peers: bool, tick: Callable[[], None]) -> Iterator[Row]:
-    """Milliseconds to build a causal BlockMask."""
-    for length in (1024, 8192, 32768):
-        start = time.perf_counter()
-        create_block_mask(causal, None, None, length, length)
-        first = time.perf_counter() - start
-        build = lambda: create_block_mask(causal, None, None, length, length)  # noqa: B023, E731
-        timing = alternate({"ours": build}, rounds=rounds)["ours"]
-        yield {"tokens": length, "first_ms": first * 1e3, "ms": timing.median * 1e3}
-        tick()
-
-
 SUITES = {
     "cpu-forward": (cpu_forward, len(SHAPES)),
     "cpu-backward": (cpu_backward, len(SHAPES)),
     "latency": (latency, 1),
-    "masks": (masks, 3),
+    "masks": (masks, steps()),
     "startup": (startup, 2),
     "memory": (memory, 1),
 }

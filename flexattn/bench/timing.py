@@ -51,7 +51,7 @@ def alternate(
             samples[name].append(_once(call, repeats[name]))
         if tick is not None:
             tick()
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: summary(values) for name, values in samples.items()}
 
 
 def _repeats(call: Callable[[], object], at_least: float) -> int:
@@ -66,7 +66,8 @@ def _once(call: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _summary(values: list[float]) -> Timing:
+def summary(values: list[float]) -> Timing:
+    """Median and spread of seconds."""
     median = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (median,) * 3
     return Timing(median, (high - low) / median, len(values))

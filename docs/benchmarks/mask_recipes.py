@@ -1,0 +1,116 @@
+"""Builds the mask of every recipe and writes what decided its blocks, in what time and memory.
+
+    python docs/benchmarks/mask_recipes.py [--only NAME] [--rounds N] [--no-peers] [--most TOKENS]
+
+The page is docs/benchmarks/mask_recipes.md: shares at 32,768 tokens, or the longest up to there;
+time and memory beside PyTorch's builder up to 32,768 tokens, ours alone up to a million. One batch,
+one head, blocks of 128 x 128.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from attention_gym.gallery import load, names
+from attention_gym.recipe import Recipe, Sizes
+from flexattn.bench.mask_builds import STAGES
+from flexattn.bench.mask_cases import LENGTHS, Case
+from flexattn.bench.masks import mask_row
+from flexattn.bench.report import machine, progress
+
+PAGE = Path(__file__).parent / "mask_recipes.md"
+SHARED = 32768
+SHARES = ("closed_form", *STAGES)
+TIMES = (
+    *("first_ms", "ours_ms", "peak_mb", "stored_mb"),
+    *("torch_ms", "torch_resident_mb", "over_torch"),
+)
+
+
+def case(recipe: Recipe) -> Case:
+    """A recipe's mask for any length; every turn has fresh captures and a fresh closure."""
+
+    def make(tokens: int, turn: int) -> Callable[..., Any]:
+        captures = recipe.make_captures(Sizes(batch=1, heads=1, q_len=tokens), {})
+        fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in captures.items()}
+        _, mask_mod = recipe.mods(fresh)
+        assert mask_mod is not None
+        return mask_mod
+
+    return Case(recipe.name, make)
+
+
+def cell(value: Any, name: str = "") -> str:
+    match value:
+        case None:
+            return "too noisy"
+        case float() if name.startswith("over_"):
+            return f"{value:.0f}×"
+        case float() if name in SHARES:
+            return f"{100 * value:.3g}%" if value else ""
+        case float():
+            return f"{value:.3g}"
+    return str(value)
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    lines = [
+        "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
+        "|---|" + "---:|" * (len(columns) - 1),
+        *("| " + " | ".join(cell(row[name], name) for name in columns) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    facts = machine()
+    tokens = max(row["tokens"] for row in rows if row["tokens"] <= SHARED)
+    shared = [row for row in rows if row["tokens"] == tokens]
+    return "\n".join(
+        [
+            "# Masks of the recipes\n",
+            f"Built on {facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, "
+            f"{facts['date']}, by `python docs/benchmarks/mask_recipes.py`. One batch, one head, "
+            "blocks of 128 × 128.\n",
+            f"## What decided their blocks, at {tokens:,} tokens\n",
+            table(shared, ("mask", *SHARES)),
+            "\n## Time and memory\n",
+            "*first* starts with empty caches; *ours* is a later build with a fresh closure and "
+            "fresh captures. *peak* is what Python and NumPy held at once, *stored* the blocks "
+            "of the mask; torch is `torch.nn.attention.flex_attention.create_block_mask`, its "
+            "memory what the process grew by. – is not measured: PyTorch's builder would need "
+            "more than 12 GB, or blocks are made on demand.\n",
+            table(rows, ("mask", "tokens", *TIMES)),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="recipes whose name holds this")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-peers", action="store_true", help="leave PyTorch's builder out")
+    parser.add_argument("--most", type=int, default=LENGTHS[-1], help="longest mask, in tokens")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    chosen = [load(name) for name in names() if arguments.only in name]
+    cases = [case(recipe) for recipe in chosen if recipe.mask is not None]
+    lengths = [tokens for tokens in LENGTHS if tokens <= arguments.most]
+    rows = []
+    with progress(len(cases) * len(lengths), "masks of the recipes") as tick:
+        for built in cases:
+            for tokens in lengths:
+                peers = not arguments.no_peers
+                rows.append(mask_row(built, tokens, arguments.rounds, peers))
+                tick()
+    arguments.output.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()
