@@ -25,7 +25,7 @@ from flexattn.bench.report import machine, progress
 
 PAGE = Path(__file__).parent / "mask_recipes.md"
 SHARED = 32768
-SHARES = ("closed_form", *STAGES)
+SHARES = tuple(name.replace(" ", "_") for name in STAGES.values())
 TIMES = (
     *("first_ms", "ours_ms", "peak_mb", "stored_mb"),
     *("torch_ms", "torch_resident_mb", "over_torch"),

@@ -18,15 +18,17 @@ from flexattn.analysis.tiles.census import Census
 from flexattn.bench.timing import Timing, summary
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op import symbolic
-from flexattn.op.blocks import block_runs
-from flexattn.op.closed import closed_rows
 from flexattn.op.programs import Bound
+from flexattn.op.structure import structure
 from flexattn.runtime.counters import clear_cache
 from flexattn.trace import trace_mod
 
 Build = Callable[[], Any]
 
-STAGES = ("proof", "witness", "segments", "evaluation")
+STAGES = {  # of a census, and what they are called here
+    "form": "closed form",
+    **{stage: stage for stage in ("proof", "witness", "segments", "evaluation")},
+}
 LONGEST = 10.0  # seconds after which no further round is begun
 
 PAIR_BYTES = 10.0
@@ -138,14 +140,9 @@ def shares(
 ) -> dict[str, float]:
     """The part of a mask's tiles decided by its closed form, and at each stage of the proof.
 
-    Of a closed form, rows of blocks that its ends alone do not settle count as evaluated.
+    By what ``create_block_mask`` itself asks.
     """
     bound: Bound = symbolic.bind(None, trace_mod(mask_mod, "mask"), "f32")
-    found = closed_rows(bound, shape, block)
-    if found is not None:
-        rows, _ = found
-        looked = rows.looked / max(1, len(rows.runs.first) - 1)
-        return {"closed form": 1.0 - looked, **dict.fromkeys(STAGES, 0.0), "evaluation": looked}
     census = Census()
-    block_runs(bound, shape, block, torch.device("cpu"), None, census)
-    return {"closed form": 0.0, **{stage: census.share(stage) for stage in STAGES}}
+    structure(bound, shape, block, torch.device("cpu"), None, census)
+    return {name: census.share(stage) for stage, name in STAGES.items()}
