@@ -11,19 +11,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flexattn.analysis.runs import RowSource, Runs
 from flexattn.errors import ArgumentError, BlockMaskError, CaptureDeviceError, ModSignatureError
 from flexattn.ir.interpreter import evaluate
 from flexattn.masks import validate
 from flexattn.masks.block_mask import BlockMask
 from flexattn.masks.classify import PIECE, Evaluate, grid, pieces
 from flexattn.masks.fields import DEFAULT_BLOCK
+from flexattn.masks.grids import Grid
 from flexattn.masks.mods import MaskMod
 from flexattn.masks.pairs import register_evaluator
 from flexattn.masks.resize import register_classifier
 from flexattn.op import dynamo, operators, symbolic
-from flexattn.op.blocks import block_classes, block_runs, evaluator
+from flexattn.op.blocks import block_classes, evaluator
 from flexattn.op.programs import Bound
+from flexattn.op.structure import structure
+from flexattn.op.triton_streams import is_capturing_on
 from flexattn.trace import trace_mod
 
 DeviceLike = torch.device | str | int | None
@@ -111,14 +113,22 @@ def _mask(asked: _Asked, others: dict[str, Any], fields: dict[str, Any]) -> Bloc
     """The mask: of runs, or of an operator's tables where values cannot be read."""
     bound, device = asked.bound, asked.device
     separate_full: bool = others["separate_full_blocks"]
-    if operators.is_watched(bound.captures) or device.type == "meta":
+    if _by_operator(asked):
         tables = operators.block_tables(bound, asked.shape, asked.block, separate_full, device)
         return _of_tables(tables, fields)
     if device.type == "cuda":  # faults of earlier calls; imported where there can be some
         import_module("flexattn.op.triton_faults").check_earlier(device)
-    runs = block_runs(bound, asked.shape, asked.block, device, others["backend"])
+    runs, form = structure(bound, asked.shape, asked.block, device, others["backend"])
     place = {"frame": asked.shape[:2], "device": device, "separate_full": separate_full}
-    return BlockMask._of_runs(runs, **place, **fields)
+    return BlockMask._of_runs(runs, **place, **fields, _form=form if separate_full else None)
+
+
+def _by_operator(asked: _Asked) -> bool:
+    """Whether values cannot be read, or not now."""
+    device = asked.device
+    if device.type == "meta" or is_capturing_on(device):
+        return True
+    return operators.is_watched(asked.bound.captures)
 
 
 def _of_tables(tables: list[Tensor], fields: dict[str, Any]) -> BlockMask:
@@ -181,11 +191,11 @@ def _classify(
     shape: tuple[int, int, int, int],
     block: tuple[int, int],
     device: torch.device,
-) -> Runs | RowSource:
-    bound = _bind(mask_mod)
-    if operators.is_watched(bound.captures) or device.type == "meta":
-        return block_classes(bound, shape, block, device)
-    return block_runs(bound, shape, block, device)
+) -> Grid:
+    asked = _Asked(_bind(mask_mod), shape, block, device)
+    if _by_operator(asked):
+        return block_classes(asked.bound, shape, block, device)
+    return structure(asked.bound, shape, block, device)[0]
 
 
 @register_evaluator

@@ -85,8 +85,8 @@ def _shifted_tables(tables: Any) -> Any:
 
 _common = unite._common
 _rises = derived._rises
-_of_several = rows._of_several
-_in_order = rows._in_order
+_of_several = rows.of_several
+_in_order = rows.in_order
 
 
 def _all_apart(marks: Any) -> Any:
@@ -166,10 +166,10 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "first and last decide": method(rows._Finder, "_ends", ends_with(plain=lambda e: True)),
     "marks": method(rows._Finder, "_marks", lambda marks: np.maximum(marks - 1, 0)),
-    "pieces in order": (rows, "_in_order", _all_apart),
+    "pieces in order": (rows, "in_order", _all_apart),
     "pieces together": (
         rows,
-        "_of_several",
+        "of_several",
         lambda marks, which: (_of_several(marks, which)[0], (which[:0], which[:0])),
     ),
     "surely partial": method(rows._Finder, "_surely_partial", np.ones_like),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,15 +57,27 @@ class BoundForm:
         """Positions of the index the mask is solved for."""
         return self.shape[AXES.index(self.form.solved)]
 
-    def grid(self, positions: Array) -> Values:
-        """Values of expressions at ``positions`` of the given index: [B, H, positions]."""
-        batch, heads = (np.arange(n) for n in self.shape[:2])
+    def grid(self, positions: Array, batches: range | None = None) -> Values:
+        """Values of expressions at ``positions`` of the given index: [B, H, positions].
+
+        Args:
+            batches: Those wanted; all by default.
+        """
+        first, last = (0, self.shape[0]) if batches is None else (batches.start, batches.stop)
+        batch = np.arange(first, last, dtype=np.int32)
+        heads = np.arange(self.shape[1], dtype=np.int32)
         return self.at(batch.reshape(-1, 1, 1), heads.reshape(1, -1, 1), positions)
 
     def at(self, b: Array, h: Array, positions: Array) -> Values:
         """Values of expressions at indices that broadcast against one another."""
         inputs = {"b": b, "h": h, self.form.given: positions, **self.numbers}
-        return values_of(inputs, self.captures)
+        return Values(inputs, self.captures, self._ranges)
+
+    @cached_property
+    def _ranges(self) -> Ranges:
+        lengths = {name: (0, max(length - 1, 0)) for name, length in zip(AXES, self.shape)}
+        numbers = {name: (value, value) for name, value in self.numbers.items()}
+        return Ranges(lengths | numbers, self.captures)
 
     def number(self, node: Node) -> int:
         """The value of an expression of numbers alone."""

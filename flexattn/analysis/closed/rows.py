@@ -10,23 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 
 from flexattn.analysis.closed import repeats
 from flexattn.analysis.closed.bound import BoundForm
 from flexattn.analysis.closed.pieces import BEGIN, END, Piece
+from flexattn.analysis.closed.segments import (
+    Segments,
+    by_row,
+    chosen,
+    in_order,
+    of_ordered,
+    of_several,
+)
 from flexattn.analysis.closed.shape import Shape, shapes_of
 from flexattn.analysis.runs import FULL, Runs, from_classes
 from flexattn.analysis.tiles.values import Array, UnknownNode, Values
 
+MOST_ROWS = 1 << 11
+"""Rows of blocks looked at together: what is computed on the way stays in the cache."""
+
 MOST_CELLS = 1 << 21
 """Blocks, or positions, looked at one by one at once."""
-
-
-Segments: TypeAlias = "tuple[Array, Array, Array, Array]"
-"""Runs as they are found: row in slices * rows, start, stop, full."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,48 @@ def rows_of(bound: BoundForm, block: tuple[int, int]) -> Rows | None:
     Args:
         block: (queries, keys) of a block.
     """
-    form = bound.form
+    own = block if bound.form.solved == "kv_idx" else block[::-1]
     try:
-        finder = _Finder(bound, block if form.solved == "kv_idx" else block[::-1])
-        if any(piece.repeat is not None for piece in form.pieces):
-            return finder.find_repeated()
-        return finder.find()
+        if any(piece.repeat is not None for piece in bound.form.pieces):
+            return _Finder(bound, own).find_repeated()
+        return _find(bound, own)
     except UnknownNode:
         return None
+
+
+def _find(bound: BoundForm, block: tuple[int, int]) -> Rows:
+    """The runs of a form without repeats, some batches or some rows at a time.
+
+    Args:
+        block: Positions of the given and of the solved index in a block.
+    """
+    batch, heads = bound.shape[:2]
+    rows = -(-bound.given_length // block[0])
+    if batch * heads == 1:
+        parts = [{"rows": part} for part in _split(rows, MOST_ROWS)]
+    else:
+        parts = [{"batches": p} for p in _split(batch, max(1, MOST_ROWS // (rows * heads)))]
+    found = [_Finder(bound, block, **part).find() for part in parts]
+    counts, start, stop, full = (np.concatenate(x) for x in zip(*(p.runs for p in found)))
+    first = np.zeros(batch * heads * rows + 1, np.int64)
+    np.cumsum(counts, out=first[1:])
+    slices = np.arange(batch * heads, dtype=np.int32).reshape(batch, heads)
+    cols = -(-bound.solved_length // block[1])
+    runs = Runs(rows, cols, slices, first, start, stop, full)
+    return Rows(runs, all(p.by_ends for p in found), sum(p.looked for p in found))
+
+
+def _split(length: int, most: int) -> list[range]:
+    return [range(at, min(at + most, length)) for at in range(0, length, most)] or [range(0)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """``Rows`` of a part: runs as (runs of each row, start, stop, full)."""
+
+    runs: Segments
+    by_ends: bool
+    looked: int
 
 
 @dataclass(frozen=True)
@@ -81,23 +121,41 @@ class _Ends:
 
 
 class _Finder:
-    """Args: ``block`` holds the positions of the given and of the solved index in a block."""
+    """The runs of some batches, or some rows of blocks.
 
-    def __init__(self, bound: BoundForm, block: tuple[int, int]) -> None:
+    Args:
+        block: Positions of the given and of the solved index in a block.
+        batches: Those looked at; all by default.
+        rows: Rows of blocks looked at; all by default.
+    """
+
+    def __init__(
+        self,
+        bound: BoundForm,
+        block: tuple[int, int],
+        *,
+        batches: range | None = None,
+        rows: range | None = None,
+    ) -> None:
         self.bound, self.block = bound, block
         self.given, self.length = bound.given_length, bound.solved_length
-        self.first = np.arange(0, self.given, block[0])
+        all_rows = range(-(-self.given // block[0]))
+        self.batches = range(bound.shape[0]) if batches is None else batches
+        self.frame = len(self.batches), bound.shape[1]
+        rows = all_rows if rows is None else rows
+        self.first = np.arange(rows.start, rows.stop, dtype=np.int32) * block[0]
         self.last = np.minimum(self.first + (block[0] - 1), self.given - 1)
-        self.rows, self.cols = len(self.first), -(-self.length // block[1])
-        self.ends = bound.grid(np.concatenate([self.first, self.last]))
+        self.ragged = rows.stop == all_rows.stop and self.given % block[0] != 0
+        self.rows, self.cols = len(rows), -(-self.length // block[1])
+        self.slices = self.frame[0] * self.frame[1]
+        self.ends = bound.grid(np.concatenate([self.first, self.last]), self.batches)
         self._everywhere: Values | None = None
 
-    def find(self) -> Rows:
+    def find(self) -> _Part:
         pieces = self.bound.form.pieces
         shapes = shapes_of(self.bound.form, self._own_captures())
         found = [self._ends(piece, shape) for piece, shape in zip(pieces, shapes)]
-        slices = np.arange(self._slices()).reshape(self.bound.shape[:2]).astype(np.int32)
-        open_ = np.zeros((self._slices(), self.rows), bool)
+        open_ = np.zeros((self.slices, self.rows), bool)
         for ends in found:
             if not ends.sure.all():
                 open_ |= ~ends.sure & (ends.low_min < ends.high_max)
@@ -106,26 +164,23 @@ class _Finder:
         looked = int(np.count_nonzero(open_))
         by_ends = all(ends.plain for ends in found)
         if looked:
-            guess = _by_row([_chosen(part, open_[part[0]]) for part in parts])
+            guess = by_row([chosen(part, open_[part[0]]) for part in parts])
             seen = [np.concatenate(x) for x in zip(*self._look(open_))]
             by_ends &= all(map(np.array_equal, guess, seen))
-            parts = [*(_chosen(part, ~open_[part[0]]) for part in parts), seen]
-        row, start, stop, full = _by_row(parts)
-        first = np.zeros(self._slices() * self.rows + 1, np.int64)
-        np.cumsum(np.bincount(row, minlength=len(first) - 1), out=first[1:])
-        runs = Runs(
-            *(self.rows, self.cols, slices, first),
-            *(start, stop, full),
-        )
-        return Rows(runs, by_ends, looked)
+            parts = [*(chosen(part, ~open_[part[0]]) for part in parts), seen]
+        row, start, stop, full = by_row(parts)
+        counts = np.bincount(row, minlength=len(open_)).astype(np.int32)
+        return _Part((counts, start, stop, full), by_ends, looked)
 
     def find_repeated(self) -> Rows | None:
         """The runs of one piece with a repeat."""
         if len(self.bound.form.pieces) != 1 or self.bound.form.pieces[0].when is not None:
             return None
         (piece,) = self.bound.form.pieces
-        frame = (self._slices(), self.rows)
-        first, last = (np.broadcast_to(x, frame).ravel() for x in (self.first, self.last))
+        frame = (self.slices, self.rows)
+        first, last = (
+            np.broadcast_to(x, frame).ravel().astype(np.int64) for x in (self.first, self.last)
+        )
         found = repeats.moving(self.bound, piece, first, last)
         if found is None:
             (shape,) = shapes_of(self.bound.form, self._own_captures())
@@ -141,7 +196,7 @@ class _Finder:
         runs = repeats.runs_of(found, self.rows, self.block[1], self.length, sticks_out)
         if runs is None:
             return None
-        slices = np.arange(self._slices(), dtype=np.int32).reshape(self.bound.shape[:2])
+        slices = np.arange(self.slices, dtype=np.int32).reshape(self.bound.shape[:2])
         return Rows(replace(runs, slices=slices), False, 0)
 
     def _segments(self, found: Sequence[_Ends], open_: Array) -> list[Segments]:
@@ -150,16 +205,16 @@ class _Finder:
         if not marks:
             return [(*[np.zeros(0, np.int32)] * 3, np.zeros(0, bool))]
         if len(marks) == 1:
-            return [_of_ordered(marks[0][:, None])]
-        marks, apart = _in_order(marks)
+            return [of_ordered(marks[0][:, None])]
+        marks, apart = in_order(marks)
         stacked = np.stack(marks, axis=1)
         if apart.all():
-            return [_of_ordered(stacked)]
+            return [of_ordered(stacked)]
         mixed = np.flatnonzero(~apart)
-        segments, (row, block) = _of_several(stacked[mixed], mixed)
+        segments, (row, block) = of_several(stacked[mixed], mixed)
         open_[row[~self._surely_partial(found, row, block)]] = True
         stacked[mixed] = 0
-        return [_of_ordered(stacked), segments]
+        return [of_ordered(stacked), segments]
 
     def _surely_partial(self, found: Sequence[_Ends], row: Array, block: Array) -> Array:
         """Whether the first or the last position of each row leaves out some of its ``block``.
@@ -187,9 +242,6 @@ class _Finder:
     def _own_captures(self) -> int:
         return len(self.bound.captures) - len(self.bound.form.tables)
 
-    def _slices(self) -> int:
-        return self.bound.shape[0] * self.bound.shape[1]
-
     # Ends of one piece ------------------------------------------------------------------------
 
     def _ends(self, piece: Piece, shape: Shape) -> _Ends:
@@ -212,23 +264,22 @@ class _Finder:
             if node is bare:
                 end = np.full((1, 1, 1), 0 if bare is BEGIN else self.length, np.int32)
             else:
-                end = np.minimum(np.maximum(values(node), 0), self.length).astype(np.int32)
-            frame = (*self.bound.shape[:2], count)
-            ends.append(np.broadcast_to(end, frame).reshape(-1, count))
+                end = np.clip(values(node), 0, self.length).astype(np.int32, copy=False)
+            ends.append(np.broadcast_to(end, (*self.frame, count)).reshape(-1, count))
         return ends[0], ends[1]
 
     def _ends_of_all(self, piece: Piece) -> _Ends:
+        begin, count = int(self.first[0]), int(self.last[-1] - self.first[0]) + 1
         if self._everywhere is None:
-            self._everywhere = self.bound.grid(np.arange(self.given))
-        low, high = self._range(self._everywhere, piece, self.given)
+            positions = np.arange(begin, begin + count, dtype=np.int32)
+            self._everywhere = self.bound.grid(positions, self.batches)
+        low, high = self._range(self._everywhere, piece, count)
         there = low < high
         if piece.when is not None:
-            when = np.broadcast_to(
-                self._everywhere(piece.when), (*self.bound.shape[:2], self.given)
-            )
-            there = there & when.reshape(-1, self.given)
+            when = np.broadcast_to(self._everywhere(piece.when), (*self.frame, count))
+            there = there & when.reshape(-1, count)
         low_in, high_in = np.where(there, low, self.length), np.where(there, high, 0)
-        at = self.first
+        at = self.first - begin
         low_min = np.minimum.reduceat(low_in, at, -1)
         high_max = np.maximum.reduceat(high_in, at, -1)
         # With the ranges that are there alone: do all share a position, or touch in one?
@@ -249,10 +300,10 @@ class _Finder:
         begin = np.where(reached, ends.low_min // size, 0)
         end = np.where(reached, (ends.high_max + (size - 1)) // size, 0)
         full_begin, full_end = (ends.low_max + (size - 1)) // size, ends.high_min // size
-        if self.given % self.block[0]:
+        if self.ragged:
             full_end[:, -1] = 0  # a row that sticks out is never full
         some = full_begin < full_end
-        marks = np.empty((self._slices(), self.rows, 4), np.int32)
+        marks = np.empty((self.slices, self.rows, 4), np.int32)
         marks[..., 0], marks[..., 3] = begin, end
         marks[..., 1], marks[..., 2] = (
             np.where(some, full_begin, end),
@@ -278,11 +329,11 @@ class _Finder:
 
     def _classes(self, part: Array) -> Array:
         """uint8 [rows, cols] of the rows numbered ``part`` in slices * rows."""
-        heads = self.bound.shape[1]
+        heads = self.frame[1]
         slice_, row = part // self.rows, part % self.rows
         q = self.first[row, None] + np.arange(self.block[0])
         q = np.minimum(q, self.given - 1)  # again the last one, which changes nothing
-        b, h = slice_ // heads, slice_ % heads
+        b, h = slice_ // heads + self.batches.start, slice_ % heads
         values = self.bound.at(b[:, None], h[:, None], q)
         ranges = [self._range_at(values, piece, q.shape) for piece in self.bound.form.pieces]
         low, high = (np.stack(side) for side in zip(*ranges))
@@ -295,7 +346,7 @@ class _Finder:
         full = reached & ~self._touched(before, after)
         if self.length % self.block[1]:
             full[:, -1] = False
-        if self.given % self.block[0]:
+        if self.ragged:
             full[row == self.rows - 1] = False
         return np.asarray(reached, np.uint8) + np.asarray(full, np.uint8) * (FULL - 1)
 
@@ -320,69 +371,3 @@ class _Finder:
         np.subtract.at(change, (row, -(-high[there] // self.block[1])), 1)
         found: Array = np.cumsum(change, axis=1)[:, :-1] > 0
         return found
-
-
-def _of_ordered(marks: Array) -> Segments:
-    """The runs of pieces [rows, pieces, 4] that stand one behind the other."""
-    flat = marks.reshape(-1)
-    longer = np.empty(len(flat), bool)
-    np.greater(flat[1:], flat[:-1], out=longer[:-1])
-    longer[3::4] = False  # from one piece to the next
-    at = np.flatnonzero(longer)
-    row = (at >> 2) // marks.shape[1] if marks.shape[1] > 1 else at >> 2
-    return row, flat[at], flat[at + 1], at & 3 == 1
-
-
-def _of_several(marks: Array, rows: Array) -> tuple[Segments, tuple[Array, Array]]:
-    """The same of pieces in any order, and (row, block) where they may fill one only together.
-
-    A block of -1 stands for several.
-    """
-    cuts = np.sort(marks.reshape(len(marks), -1), axis=1)
-    start, stop = cuts[:, :-1], cuts[:, 1:]
-    reached = np.zeros(start.shape, np.int8)
-    full = np.zeros(start.shape, bool)
-    for begin, full_begin, full_end, end in np.moveaxis(marks, 0, 2)[..., None]:
-        reached += (begin <= start) & (start < end)
-        full |= (full_begin <= start) & (start < full_end)
-    there = (stop > start) & (reached > 0)
-    asked, part = np.nonzero(there & (reached > 1) & ~full)
-    block = np.where(stop[asked, part] - start[asked, part] == 1, start[asked, part], -1)
-    row, part = np.nonzero(there)
-    start, stop, full = start[row, part], stop[row, part], full[row, part]
-    same = np.zeros(len(row), bool)
-    same[1:] = (row[1:] == row[:-1]) & (start[1:] == stop[:-1]) & (full[1:] == full[:-1])
-    begins = np.flatnonzero(~same)
-    ends = np.append(begins[1:], len(row)) - 1
-    return (rows[row[begins]], start[begins], stop[ends], full[begins]), (rows[asked], block)
-
-
-def _in_order(marks: Sequence[Array]) -> tuple[Sequence[Array], Array]:
-    """Pieces in the order in which they begin in the last row, and the rows where they stand so.
-
-    There each begins beyond the end of the one before, so that no two runs touch. A piece that is
-    not there stands nowhere.
-    """
-    marks = sorted(marks, key=lambda mark: int(mark[-1, 0]))
-    apart = np.ones(len(marks[0]), bool)
-    reach = marks[0][:, 3]
-    for mark in marks[1:]:
-        begin, end = mark[:, 0], mark[:, 3]
-        apart &= (begin > reach) | (begin == end)
-        reach = np.maximum(reach, end)
-    return marks, apart
-
-
-def _chosen(segments: Segments, which: Array) -> Segments:
-    row, start, stop, full = segments
-    return row[which], start[which], stop[which], full[which]
-
-
-def _by_row(parts: Sequence[Sequence[Array]]) -> Sequence[Array]:
-    """Segments of several parts, each sorted by row, as one."""
-    parts = [part for part in parts if len(part[0])] or [parts[0]]
-    if len(parts) == 1:
-        return parts[0]
-    found = [np.concatenate(x) for x in zip(*parts)]
-    order = np.argsort(found[0], kind="stable")
-    return [x[order] for x in found]
