@@ -57,7 +57,12 @@ def block_runs(
         proofs = _proofs()
         if proofs.can_prove(bound):
             asked = proofs.question(bound, small, block)
-            settle = settler(bound, (*asked.heads, *small[2:]), block, device)
+
+            def settle(tiles: Any) -> np.ndarray:
+                heads = *asked.heads, *small[2:]
+                classes: np.ndarray = settler(bound, heads, block, device)(tiles)
+                return classes
+
             found: Runs | RowSource = proofs.proved_runs(asked, settle, census)
             return found
     classes = block_classes(bound, small, block, device, backend)

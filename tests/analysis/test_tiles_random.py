@@ -1,121 +1,90 @@
-"""Random masks: whatever their form, lengths and tiles, every claim is true."""
+"""Tens of thousands of random masks: whatever their form, lengths and blocks, every class is right.
+
+The oracle is the mask_mod itself, called by PyTorch on every pair.
+"""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tile_truth import assert_sound
+from random_masks import Maker, mod_of, tables
 
-from flexattn.analysis.tiles.classify import Question, as_array, classify_tiles
-from flexattn.ir.interpreter import evaluate
-from flexattn.ir.nodes import BOOL, I64, Apply, Const, Input, Load, Node
+from flexattn.analysis.runs import RowSource, Runs, to_classes
+from flexattn.analysis.tiles import search, singly, strips
+from flexattn.op import proofs, settle
+from flexattn.op.blocks import block_runs
+from flexattn.op.create import _bind
 
-B, H, Q, KV = (Input(name, I64) for name in ("b", "h", "q_idx", "kv_idx"))
-LENGTH = 24  # of the tables; indices beyond it are clamped
+CPU = torch.device("cpu")
+MASKS = 2000  # of each row below, twice
 
-small = st.integers(-3, 12).map(lambda value: Const(value, I64))
-positions = st.sampled_from([Q, KV, Q, KV, Apply("sub", (Q, KV), I64), B, H])
-
-
-def clamp(node: Node, size: int) -> Node:
-    low = Apply("maximum", (node, Const(0, I64)), I64)
-    return Apply("minimum", (low, Const(size - 1, I64)), I64)
-
-
-def extend_ints(ints: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
-    two = st.tuples(ints, ints)
-    return st.one_of(
-        st.builds(
-            lambda op, args: Apply(op, args, I64),
-            st.sampled_from(["add", "sub", "mul", "minimum", "maximum", "and", "or", "xor"]),
-            two,
-        ),
-        st.builds(lambda op, a: Apply(op, (a,), I64), st.sampled_from(["neg", "abs", "not"]), ints),
-        st.builds(
-            lambda op, a, n: Apply(op, (a, Const(n, I64)), I64),
-            st.sampled_from(["floordiv", "mod", "truncdiv", "fmod"]),
-            ints,
-            st.integers(1, 9),
-        ),
-        st.builds(
-            lambda op, a, n: Apply(op, (a, Const(n, I64)), I64),
-            st.sampled_from(["shl", "shr"]),
-            ints,
-            st.integers(0, 3),
-        ),
-        st.builds(lambda c, a: Load(c, (clamp(a, LENGTH),), I64), st.integers(0, 2), ints),
-        st.builds(
-            lambda a, x, y, op: Apply("where", (Apply(op, (a, x), BOOL), x, y), I64),
-            ints,
-            ints,
-            ints,
-            st.sampled_from(["lt", "eq"]),
-        ),
-    )
+# What is set, so that small masks take the ways of large ones.
+WAYS: dict[str, list[tuple[Any, str, Any]]] = {
+    "as they are": [],
+    "coarse to fine": [(search, "TOP", 3), (search, "FACTOR", 2), (search, "DENSE", 1)],
+    "coarse, then all": [(search, "TOP", 5), (search, "FACTOR", 4), (search, "LISTED", 40)],
+    "strips": [
+        (search, "TOP", 4),
+        (search, "FACTOR", 3),
+        (search, "DENSE", 1),
+        (proofs, "MOST_TILES", 0),
+        (proofs, "STRIP", 20),
+    ],
+    "evaluated elsewhere": [(singly, "MOST_PAIRS", 0), (singly, "MOST_POINTS", 0)],
+}
 
 
-ints = st.recursive(st.one_of(positions, positions, small), extend_ints, max_leaves=5)
-comparisons = st.builds(
-    lambda op, a, b: Apply(op, (a, b), BOOL),
-    st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge"]),
-    ints,
-    ints,
-)
-tables = st.one_of(
-    st.builds(lambda a: Load(3, (clamp(a, LENGTH),), BOOL), ints),
-    st.builds(lambda a, b: Load(4, (clamp(a, LENGTH), clamp(b, 9)), BOOL), ints, ints),
-)
+def dense(found: Runs | RowSource, draw: random.Random) -> np.ndarray:
+    """Classes [B, H, rows, cols], asked for in parts."""
+    parts, begin = [], 0
+    while begin < found.rows:
+        end = found.rows if isinstance(found, Runs) else draw.randint(begin + 1, found.rows)
+        part = found.part(begin, end)
+        parts.append(to_classes(part)[part.slices])
+        begin = end
+    return np.concatenate(parts, axis=2)
 
 
-def extend_bools(bools: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
-    return st.one_of(
-        st.builds(
-            lambda op, a, b: Apply(op, (a, b), BOOL),
-            st.sampled_from(["and", "and", "or", "or", "xor", "eq", "ne"]),
-            bools,
-            bools,
-        ),
-        st.builds(lambda a: Apply("not", (a,), BOOL), bools),
-        st.builds(lambda c, a, b: Apply("where", (c, a, b), BOOL), bools, bools, bools),
-    )
+def brute(mod: Any, shape: tuple[int, ...], block: tuple[int, int]) -> np.ndarray:
+    index = [
+        torch.arange(n).reshape([-1 if a == d else 1 for a in range(4)])
+        for d, n in enumerate(shape)
+    ]
+    kept = mod(*index).expand(shape).numpy()
+    edges = [np.arange(0, n, size) for n, size in zip(shape[2:], block)]
+    count = np.add.reduceat(np.add.reduceat(kept, edges[0], 2, dtype=int), edges[1], 3)
+    return np.where(count == block[0] * block[1], 2, count > 0)
 
 
-masks = st.recursive(st.one_of(comparisons, comparisons, tables), extend_bools, max_leaves=5)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_class_is_right(way: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in WAYS[way]:
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(settle, "INTERPRETED", 1 << 60)
+    number = list(WAYS).index(way) + 10 * seed
+    maker, draw, seen = Maker(number), random.Random(number), set()
+    kinds = set()
+    while len(seen) < MASKS:
+        text = maker.mask()
+        if text in seen:
+            continue
+        seen.add(text)
+        mod = mod_of(text, tables(draw.randrange(9)))
+        lengths = draw.randint(1, 60), draw.randint(1, 60)
+        block = draw.choice([(4, 4), (8, 8), (16, 8), (5, 7), (16, 32), (3, 3), (64, 64)])
+        shape = (*draw.choice([(1, 1), (2, 3)]), *lengths)
+        found = block_runs(_bind(mod), shape, block, CPU)
+        kinds.add(type(found))
+        got = np.broadcast_to(dense(found, draw), (*shape[:2], *dense_shape(lengths, block)))
+        want = brute(mod, shape, block)
+        assert np.array_equal(got, want), (text, shape, block)
+    assert (strips.Strips in kinds) == (way == "strips")
 
 
-def captures(seed: int) -> list[torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    ids = (torch.rand(LENGTH, generator=g) < 0.3).cumsum(0)
-    loose = torch.randint(-1, 6, (LENGTH,), generator=g)
-    wide = torch.randint(-99, 99, (LENGTH,), generator=g)
-    flags = torch.rand(LENGTH, generator=g) < 0.3
-    return [ids, loose, wide, flags, torch.rand(LENGTH, 9, generator=g) < 0.6]
-
-
-def brute(mask: Node, shape: tuple[int, int, int, int], tensors: list[torch.Tensor]) -> np.ndarray:
-    index = {
-        name: torch.arange(n).reshape([-1 if axis == d else 1 for axis in range(4)])
-        for d, (name, n) in enumerate(zip(("b", "h", "q_idx", "kv_idx"), shape))
-    }
-    return evaluate(mask, index, tensors).expand(shape).numpy()
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    masks,
-    st.integers(0, 9),
-    st.integers(1, 60),
-    st.integers(1, 60),
-    st.sampled_from([(8, 8), (16, 8), (5, 7), (16, 32), (3, 3)]),
-    st.sampled_from([(1, 1), (2, 3)]),
-)
-def test_random_masks(
-    mask: Node, seed: int, q_len: int, kv_len: int, block: tuple[int, int], heads: Any
-) -> None:
-    tensors, shape = captures(seed), (*heads, q_len, kv_len)
-    asked = Question(mask, None, [as_array(t) for t in tensors], {}, shape, block)
-    assert_sound(classify_tiles(asked), brute(mask, shape, tensors), block)
+def dense_shape(lengths: tuple[int, int], block: tuple[int, int]) -> tuple[int, int]:
+    return -(-lengths[0] // block[0]), -(-lengths[1] // block[1])

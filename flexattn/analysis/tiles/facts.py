@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -64,9 +65,9 @@ class Facts:
         self.used: tuple[dict[Line, None], dict[Line, None]] = ({}, {})
 
     def of_rows(self, rows: tuple[int, int]) -> Facts:
-        """The facts of other queries; those of keys are shared."""
-        other = object.__new__(Facts)
-        other.__dict__.update(self.__dict__)
+        """The facts of other queries; values of keys are shared."""
+        other = copy.copy(self)
+        other.kv = self.kv.again()
         other._cover(rows)
         return other
 

@@ -7,6 +7,7 @@ two ends of an interval; only other expressions are worked out at every position
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,13 @@ class Places:
             positions = np.arange(self.start, self.stop, dtype=self._dtype)
             self._all = self.at(positions, {"b": 0, "h": 1, POSITION: 2})
         return self._all
+
+    def again(self) -> Places:
+        """The same positions, of which nothing but values is remembered."""
+        assert self.everywhere
+        other = copy.copy(self)
+        other._lines, other._ends = {}, {}
+        return other
 
     def at(self, positions: Array, steps: Mapping[str, int] | None = None) -> Values:
         """Values at ``positions`` [n]: arrays that broadcast to [B, H, n]."""
