@@ -125,20 +125,21 @@ def runs_of(found: Stretches, rows: int, size: int, length: int, sticks_out: Arr
     cols = -(-length // size)
     if found.width >= found.period:
         return None  # all of the range is kept
-    if found.width <= 0:
-        parts = [(np.zeros(0, np.int64),) * 3 + (np.zeros(0, bool),) + (np.ones(0, np.int64),) * 2]
-    else:
+    parts: list[tuple[Array, ...]] = []
+    if found.width > 0:
         spread = found.last - found.first
         gaps = found.period - found.width - spread  # between what two stretches reach
         if gaps.min(initial=2 * size) >= 2 * size:
             listed = _apart(found, size, length, sticks_out)
             if listed is None:
                 return None
-            parts = list(listed)
+            parts += listed
         elif gaps.max() < size and found.width - spread.min() < size:
-            parts = [_closed_up(found, size, cols)]
+            parts.append(_closed_up(found, size, cols))
         else:
             return None
+    nothing = np.zeros(0, np.int64)
+    parts.append((nothing, nothing, nothing, np.zeros(0, bool), nothing, nothing))
     row, start, stop, full, period, count = (np.concatenate(x) for x in zip(*parts))
     order = np.lexsort((start, row))
     row, start, stop, full, period, count = (

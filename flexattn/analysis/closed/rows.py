@@ -21,6 +21,7 @@ from flexattn.analysis.closed.segments import (
     by_row,
     chosen,
     in_order,
+    joined,
     of_ordered,
     of_several,
 )
@@ -155,17 +156,17 @@ class _Finder:
         pieces = self.bound.form.pieces
         shapes = shapes_of(self.bound.form, self._own_captures())
         found = [self._ends(piece, shape) for piece, shape in zip(pieces, shapes)]
-        open_ = np.zeros((self.slices, self.rows), bool)
+        unsure = np.zeros((self.slices, self.rows), bool)
         for ends in found:
             if not ends.sure.all():
-                open_ |= ~ends.sure & (ends.low_min < ends.high_max)
-        open_ = open_.ravel()
+                unsure |= ~ends.sure & (ends.low_min < ends.high_max)
+        open_ = unsure.ravel()
         parts = self._segments(found, open_)
         looked = int(np.count_nonzero(open_))
         by_ends = all(ends.plain for ends in found)
         if looked:
             guess = by_row([chosen(part, open_[part[0]]) for part in parts])
-            seen = [np.concatenate(x) for x in zip(*self._look(open_))]
+            seen = joined(list(self._look(open_)))
             by_ends &= all(map(np.array_equal, guess, seen))
             parts = [*(chosen(part, ~open_[part[0]]) for part in parts), seen]
         row, start, stop, full = by_row(parts)
@@ -203,7 +204,8 @@ class _Finder:
         """The runs of all pieces in one or two parts; opens rows that marks do not settle."""
         marks: Sequence[Array] = [self._marks(ends) for ends in found]
         if not marks:
-            return [(*[np.zeros(0, np.int32)] * 3, np.zeros(0, bool))]
+            nothing = np.zeros(0, np.int32)
+            return [(nothing, nothing, nothing, np.zeros(0, bool))]
         if len(marks) == 1:
             return [of_ordered(marks[0][:, None])]
         marks, apart = in_order(marks)

@@ -69,11 +69,16 @@ def chosen(segments: Segments, which: Array) -> Segments:
     return row[which], start[which], stop[which], full[which]
 
 
-def by_row(parts: Sequence[Sequence[Array]]) -> Sequence[Array]:
+def joined(parts: Sequence[Segments]) -> Segments:
+    """Segments of several parts, one after the other."""
+    row, start, stop, full = (np.concatenate(x) for x in zip(*parts))
+    return row, start, stop, full
+
+
+def by_row(parts: Sequence[Segments]) -> Segments:
     """Segments of several parts, each sorted by row, as one."""
     parts = [part for part in parts if len(part[0])] or [parts[0]]
     if len(parts) == 1:
         return parts[0]
-    found = [np.concatenate(x) for x in zip(*parts)]
-    order = np.argsort(found[0], kind="stable")
-    return [x[order] for x in found]
+    found = joined(parts)
+    return chosen(found, np.argsort(found[0], kind="stable"))

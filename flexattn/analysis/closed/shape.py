@@ -124,7 +124,8 @@ class _Finder:
                 form = linear(place)
                 own = Load(capture, (*leading, Input(self.given, I64)), I64)
                 bases = [n for n in form.terms if isinstance(n, Input) and n.name[0] == "n"]
-                if form.terms == {own: 1, **dict.fromkeys(bases, -1)} and len(bases) == 1:
+                wanted: dict[Node, int] = {own: 1} | dict.fromkeys(bases, -1)
+                if form.terms == wanted and len(bases) == 1:
                     return form.constant
         return None
 

@@ -24,6 +24,8 @@ from flexattn.analysis.closed.linear import (
     quotient,
 )
 from flexattn.analysis.closed.pieces import (
+    BEGIN,
+    END,
     Ascending,
     ClosedForm,
     OneRun,
@@ -115,10 +117,10 @@ class Solver:
                 return self._flags(capture, indices, holds)
             case Apply(op, (a, b)) if op in OPPOSITE and a.dtype in INTS:
                 return self._comparison(op if holds else OPPOSITE[op], a, b)
-        inner = RULES[node.op](node) if isinstance(node, Apply) and node.op in RULES else None
-        if inner is None:
+        equal = RULES[node.op](node) if isinstance(node, Apply) and node.op in RULES else None
+        if equal is None:
             raise Unsolved(node)
-        return self.pieces(inner, holds)
+        return self.pieces(equal, holds)
 
     def _comparison(self, op: str, a: Node, b: Node) -> list[Piece]:
         """Where ``a op b``."""
@@ -259,8 +261,7 @@ class Solver:
 
 
 def _piece(low: Bound, high: Bound) -> Piece:
-    ends = {name: end for name, end in (("low", low), ("high", high)) if end is not None}
-    return Piece(**ends)
+    return Piece(BEGIN if low is None else low, END if high is None else high)
 
 
 def _either(first: list[Piece], second: list[Piece]) -> list[Piece]:
