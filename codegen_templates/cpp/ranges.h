@@ -11,7 +11,7 @@ class RangeRow {
   static constexpr i64 NONE = i64(1) << 62;
   i64 begin[PIECES], end[PIECES], full_begin[PIECES], full_end[PIECES];
 
-  static i64 not_negative(i64 key) { return key < 0 ? 0 : key; }
+  static i64 cut(i64 key, i64 N) { return key < 0 ? 0 : least(key, N); }
   static bool among(const i64* begin, const i64* end, i64 block) {
     bool found = false;
     for (int p = 0; p < NUM_RANGES; p++) found |= begin[p] <= block && block < end[p];
@@ -38,10 +38,11 @@ class RangeRow {
     kv_ranges(a, u, b, h, q0, low[0], high[0]);
     kv_ranges(a, u, b, h, q1, low[1], high[1]);
     for (int p = 0; p < NUM_RANGES; p++) {
-      begin[p] = not_negative(low[0][p]) / kv_block;
-      end[p] = (least(not_negative(high[1][p]), N) + kv_block - 1) / kv_block;
-      full_begin[p] = (not_negative(low[1][p]) + kv_block - 1) / kv_block;
-      full_end[p] = q0 + q_block > M ? 0 : least(not_negative(high[0][p]), N) / kv_block;
+      i64 first = cut(low[0][p], N), stop = cut(high[1][p], N);
+      begin[p] = first / kv_block;
+      end[p] = first < stop ? (stop + kv_block - 1) / kv_block : 0;
+      full_begin[p] = (cut(low[1][p], N) + kv_block - 1) / kv_block;
+      full_end[p] = q0 + q_block > M ? 0 : cut(high[0][p], N) / kv_block;
     }
   }
   // The first run of full, or of partial, blocks from `block` on; false where there is none.

@@ -1,4 +1,4 @@
-"""Attention of one tile of queries to the keys of its block lists, softmax in base 2.
+"""Attention of one tile of queries to the keys of its blocks, softmax in base 2.
 
 Running values of the tile: `acc` (chunks of [BM, DV], weights times values), `total` ([BM], sum of
 weights), `peak` ([BM], largest score), `first` (() or [BM], first key that faults). Scores and
@@ -12,10 +12,17 @@ from codegen_templates.triton.mods import (
     HAS_FAULT,
     HAS_MASK_MOD,
     HAS_SCORE_MOD,
+    KV_RANGES,
     fault,
     hoist_kv,
     mask_mod,
     score_mod,
+)
+from codegen_templates.triton.ranges import (
+    begin_ranged_walk,
+    end_of_tile,
+    key_blocks,
+    next_ranged_tile,
 )
 from codegen_templates.triton.softmax import peak_or_0
 from codegen_templates.triton.tiles import (
@@ -96,7 +103,7 @@ def attend(
 @triton.jit
 def attend_to_keys(
     q, keys, values, scale, tables, h_list, r, split, splits,
-    captures, u, qv, b, h, q_idx, N,
+    captures, u, qv, b, h, q_idx, M, N,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, F: tl.constexpr,
     TABLES: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     RAW: tl.constexpr,
@@ -108,13 +115,17 @@ def attend_to_keys(
     """
     HAS_WHOLE: tl.constexpr = TABLES == 4 or (TABLES == 0 and not HAS_MASK_MOD)
     acc, total, peak, first = begin_attention(DV, BM, F)
-    kv_block = tables[15]
+    kv_block = tables[-1]
     each = tl.cdiv(kv_block, BN)
     edge = N // kv_block
     # A full block that reaches beyond N stands last in its list, and goes with the others.
     at_edge = 0
     edge_tiles = 0
-    if TABLES == 0:
+    if KV_RANGES > 0:
+        full, full_count, others, count = key_blocks(captures, tables, b, h_list, r, M, N, EVEN)
+        whole_tiles = full_count * each
+        tiles = whole_tiles + count * each
+    elif TABLES == 0:
         whole_tiles = N // BN if HAS_WHOLE else 0
         tiles = tl.cdiv(N, BN)
     else:
@@ -133,10 +144,16 @@ def attend_to_keys(
     end = (tiles.to(tl.int64) * (split + 1) // splits).to(tl.int32)
 
     if HAS_WHOLE:
-        if TABLES == 4:
+        if KV_RANGES > 0:
+            walk = begin_ranged_walk(full, kv_block, begin, BN, EVEN)
+        elif TABLES == 4:
             walk = begin_walk(full, full_count, each, begin, 0)
         for i in tl.range(begin, tl.minimum(end, whole_tiles)):
-            if TABLES == 0:
+            if KV_RANGES > 0:
+                kv0 = walk[0]
+                last = end_of_tile(walk, kv_block, N, EVEN)
+                walk = next_ranged_tile(full, kv_block, walk, BN, EVEN)
+            elif TABLES == 0:
                 kv0 = i * BN
                 last = N
             else:
@@ -148,12 +165,19 @@ def attend_to_keys(
                 kv0, last, True, captures, u, qv, b, h, q_idx, N,
                 D, DV, BM, BN, DESCRIPTORS, PRECISION, RAW, TABLES == 4 and not EVEN, False)
     begin = tl.maximum(begin, whole_tiles)
-    if TABLES != 0:
+    if KV_RANGES > 0:
+        walk = begin_ranged_walk(others, kv_block, begin - whole_tiles, BN, EVEN)
+    elif TABLES != 0:
         walk = begin_walk(others, count, each, begin - whole_tiles, edge)
     # What is left without lists is one tile at most, and nothing to load ahead.
     STAGES: tl.constexpr = 1 if TABLES == 0 and HAS_WHOLE else None
     for i in tl.range(begin, end, num_stages=STAGES):
-        if TABLES == 0:
+        if KV_RANGES > 0:
+            kv0 = walk[0]
+            last = end_of_tile(walk, kv_block, N, EVEN)
+            whole = False
+            walk = next_ranged_tile(others, kv_block, walk, BN, EVEN)
+        elif TABLES == 0:
             kv0 = i * BN
             last = N
             whole = False

@@ -93,7 +93,7 @@ def decode(
     at = (b64 * Hq + h) * M + q_idx  # [BM, 1]
     acc, total, peak, first = attend_to_keys(
         q_tile, keys, values, scale, tables, first_head, 0, split, splits,
-        captures, u, qv, b, h, q_idx, N,
+        captures, u, qv, b, h, q_idx, M, N,
         D, DV, BM, BN, F, TABLES, EVEN, DESCRIPTORS, PRECISION, RAW)
 
     report_fault(first, at * N, real, fault_at)

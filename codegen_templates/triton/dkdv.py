@@ -23,12 +23,19 @@ from codegen_templates.triton.mods import (
     DERIVATIVE,
     HAS_KEY_GRADS,
     HAS_MASK_MOD,
+    Q_RANGES,
     add_key_grads,
     begin_key_grads,
     end_key_grads,
     hoist_kv,
     hoist_q,
     hoist_uniform,
+)
+from codegen_templates.triton.ranges import (
+    begin_ranged_walk,
+    end_of_tile,
+    next_ranged_tile,
+    query_blocks,
 )
 from codegen_templates.triton.tiles import (
     add_rows,
@@ -108,10 +115,15 @@ def dkdv_head(
     whole_tiles = 0
     edge_tiles = 0
     if TABLES > 0:
-        q_block = tables[14]
+        q_block = tables[-2]
         each = tl.cdiv(q_block, BM)
         edge = M // q_block
-    if TABLES == 4:
+    if Q_RANGES > 0:
+        entries, count, others, others_count = query_blocks(
+            captures, tables, b, h, j, M, N, EVEN)
+        whole_tiles = count * each
+        walk = begin_ranged_walk(entries, q_block, 0, BM, EVEN)
+    elif TABLES == 4:
         entries, count = list_of_blocks(tables, b, h, j, True)
         if EVEN:
             at_edge = tl.load(entries + count - 1, mask=count > 0, other=-1) == edge
@@ -122,7 +134,11 @@ def dkdv_head(
     elif TABLES == 0 and not HAS_MASK_MOD:
         whole_tiles = M // BM
     for i in tl.range(0, whole_tiles):
-        if TABLES == 0:
+        if Q_RANGES > 0:
+            q0 = walk[0]
+            q_last = end_of_tile(walk, q_block, M, EVEN)
+            walk = next_ranged_tile(entries, q_block, walk, BM, EVEN)
+        elif TABLES == 0:
             q0 = tl.cast(i * BM, tl.int32)  # interpreted, i is no tensor
             q_last = M
         else:
@@ -134,7 +150,11 @@ def dkdv_head(
             D, DV, BM, BN, DESCRIPTORS, PRECISION, TABLES == 4 and not EVEN, False)
 
     # Other tiles: of the partial blocks, then of the full block that reaches beyond M.
-    if TABLES == 0:
+    if Q_RANGES > 0:
+        some = 0
+        end = others_count * each
+        walk = begin_ranged_walk(others, q_block, 0, BM, EVEN)
+    elif TABLES == 0:
         some = whole_tiles
         end = tl.cdiv(M, BM)
     else:
@@ -145,7 +165,12 @@ def dkdv_head(
     # What is left without lists is one tile at most, and nothing to load ahead.
     STAGES: tl.constexpr = 1 if TABLES == 0 and not HAS_MASK_MOD else None
     for i in tl.range(some, end, num_stages=STAGES):
-        if TABLES == 0:
+        if Q_RANGES > 0:
+            q0 = walk[0]
+            q_last = end_of_tile(walk, q_block, M, EVEN)
+            whole = False
+            walk = next_ranged_tile(others, q_block, walk, BM, EVEN)
+        elif TABLES == 0:
             q0 = tl.cast(i * BM, tl.int32)  # interpreted, i is no tensor
             q_last = M
             whole = False
@@ -184,7 +209,7 @@ def dkdv(
     bkv = bkv_hkv // heads
     hkv = bkv_hkv - bkv * heads
     bkv64, hkv64 = bkv.to(tl.int64), hkv.to(tl.int64)
-    j, kv0, kv_last = rows_of_tile(tile, N, tables[15], BN, TABLES)
+    j, kv0, kv_last = rows_of_tile(tile, N, tables[-1], BN, TABLES)
     keys = open_rows(k + bkv64 * k_b + hkv64 * k_h, N, k_n, k_d, D, BN, DESCRIPTORS)
     values = open_rows(v + bkv64 * v_b + hkv64 * v_h, N, v_n, v_d, DV, BN, DESCRIPTORS)
     b_keys = (

@@ -21,12 +21,19 @@ from codegen_templates.triton.mods import (
     DERIVATIVE,
     HAS_MASK_MOD,
     HAS_ROW_GRADS,
+    KV_RANGES,
     add_row_grads,
     begin_row_grads,
     end_row_grads,
     hoist_kv,
     hoist_q,
     hoist_uniform,
+)
+from codegen_templates.triton.ranges import (
+    begin_ranged_walk,
+    end_of_tile,
+    key_blocks,
+    next_ranged_tile,
 )
 from codegen_templates.triton.tiles import (
     add_rows,
@@ -93,7 +100,7 @@ def dq_tile(
     h = bh - b * Hq
     b64, h64, bh64 = b.to(tl.int64), h.to(tl.int64), bh.to(tl.int64)
     hkv = h64 // G
-    r, q0, q_last = rows_of_tile(tile, M, tables[14], BM, TABLES)
+    r, q0, q_last = rows_of_tile(tile, M, tables[-2], BM, TABLES)
     row = q0 + tl.arange(0, BM)[:, None]
     q_idx = tl.minimum(row, M - 1)
     u = hoist_uniform(captures, b, h)
@@ -122,10 +129,15 @@ def dq_tile(
     whole_tiles = 0
     edge_tiles = 0
     if TABLES > 0:
-        kv_block = tables[15]
+        kv_block = tables[-1]
         each = tl.cdiv(kv_block, BN)
         edge = N // kv_block
-    if TABLES == 4:
+    if KV_RANGES > 0:
+        entries, count, others, others_count = key_blocks(
+            captures, tables, b, h, r, M, N, EVEN)
+        whole_tiles = count * each
+        walk = begin_ranged_walk(entries, kv_block, 0, BN, EVEN)
+    elif TABLES == 4:
         entries, count = list_of_blocks(tables, b, h, r, True)
         if EVEN:
             at_edge = tl.load(entries + count - 1, mask=count > 0, other=-1) == edge
@@ -136,7 +148,11 @@ def dq_tile(
     elif TABLES == 0 and not HAS_MASK_MOD:
         whole_tiles = N // BN
     for i in tl.range(0, whole_tiles):
-        if TABLES == 0:
+        if KV_RANGES > 0:
+            kv0 = walk[0]
+            kv_last = end_of_tile(walk, kv_block, N, EVEN)
+            walk = next_ranged_tile(entries, kv_block, walk, BN, EVEN)
+        elif TABLES == 0:
             kv0 = tl.cast(i * BN, tl.int32)  # interpreted, i is no tensor
             kv_last = N
         else:
@@ -149,7 +165,11 @@ def dq_tile(
             TABLES == 4 and not EVEN, False)
 
     # Other tiles: of the partial blocks, then of the full block that reaches beyond N.
-    if TABLES == 0:
+    if KV_RANGES > 0:
+        some = 0
+        end = others_count * each
+        walk = begin_ranged_walk(others, kv_block, 0, BN, EVEN)
+    elif TABLES == 0:
         some = whole_tiles
         end = tl.cdiv(N, BN)
     else:
@@ -160,7 +180,12 @@ def dq_tile(
     # What is left without lists is one tile at most, and nothing to load ahead.
     STAGES: tl.constexpr = 1 if TABLES == 0 and not HAS_MASK_MOD else None
     for i in tl.range(some, end, num_stages=STAGES):
-        if TABLES == 0:
+        if KV_RANGES > 0:
+            kv0 = walk[0]
+            kv_last = end_of_tile(walk, kv_block, N, EVEN)
+            whole = False
+            walk = next_ranged_tile(others, kv_block, walk, BN, EVEN)
+        elif TABLES == 0:
             kv0 = tl.cast(i * BN, tl.int32)  # interpreted, i is no tensor
             kv_last = N
             whole = False
@@ -200,7 +225,7 @@ def dq(
     strides_q, strides_k = (q_b, q_h, q_m, q_d), (k_b, k_h, k_n, k_d)
     strides_v, strides_do = (v_b, v_h, v_n, v_d), (do_b, do_h, do_m, do_d)
     strides_dq = (dq_b, dq_h, dq_m)
-    tiles = count_tiles(M, tables[14], BM, TABLES)
+    tiles = count_tiles(M, tables[-2], BM, TABLES)
     pid = tl.program_id(0)
     if SERIAL:
         for head in tl.range(0, B * Hq, num_stages=1):

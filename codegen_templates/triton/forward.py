@@ -44,7 +44,7 @@ def forward(
     b64 = b.to(tl.int64)
     h64 = h.to(tl.int64)
     hkv = h64 // G
-    r, q0, q_end = rows_of_tile(tile, M, tables[14], BM, TABLES)
+    r, q0, q_end = rows_of_tile(tile, M, tables[-2], BM, TABLES)
     queries = open_rows(q + b64 * q_b + h64 * q_h, M, q_m, q_d, D, BM, DESCRIPTORS)
     keys = open_rows(k + b64 * k_b + hkv * k_h, N, k_n, k_d, D, BN, DESCRIPTORS)
     values = open_rows(v + b64 * v_b + hkv * v_h, N, v_n, v_d, DV, BN, DESCRIPTORS)
@@ -55,7 +55,7 @@ def forward(
     qv = hoist_q(captures, u, b, h, q_idx)
     acc, total, peak, first = attend_to_keys(
         load_rows(queries, q0, D, BM, DESCRIPTORS, True), keys, values, scale,
-        tables, h, r, 0, 1, captures, u, qv, b, h, q_idx, N,
+        tables, h, r, 0, 1, captures, u, qv, b, h, q_idx, M, N,
         D, DV, BM, BN, F, TABLES, EVEN, DESCRIPTORS, PRECISION, RAW)
 
     out_rows = out + b64 * o_b + h64 * o_h

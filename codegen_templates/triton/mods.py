@@ -19,6 +19,25 @@ DERIVATIVE: tl.constexpr = tl.constexpr("none")
 # Whether captured tensors get gradients in the kernel for dQ, and in the one for dK and dV.
 HAS_ROW_GRADS: tl.constexpr = tl.constexpr(False)
 HAS_KEY_GRADS: tl.constexpr = tl.constexpr(False)
+# How many ranges tell which blocks to visit, of keys for a query and of queries for a key; 0: the
+# block lists do.
+KV_RANGES: tl.constexpr = tl.constexpr(0)
+Q_RANGES: tl.constexpr = tl.constexpr(0)
+
+
+@triton.jit
+def kv_ranges(captures, b, h, q_idx):
+    """Low and high, 64 bits, of each range of keys of one query (a scalar), one after the other.
+
+    Half-open; they may lie outside [0, N).
+    """
+    return ()
+
+
+@triton.jit
+def q_ranges(captures, b, h, kv_idx):
+    """The same for the queries of one key."""
+    return ()
 
 
 @triton.jit

@@ -41,9 +41,9 @@ class Ranges:
     and never fall as the index they are given grows; they may lie outside the lengths. Their
     loads are inside the captures, and divisors positive, at every index of a call.
 
-    Let a row of blocks hold the queries q0 … q1. A piece visits the blocks of keys from that of
-    low(q0) up to high(q1), and fills those between low(q1) and high(q0), the latter unless the
-    row or the block reaches beyond its length. What some piece fills is full; what else some
+    Let a row of blocks hold the queries q0 … q1. A piece visits the blocks that the keys from
+    low(q0) up to high(q1) lie in, and fills those that lie between low(q1) and high(q0), unless
+    the row or the block reaches beyond its length. What some piece fills is full; what else some
     piece visits is partial.
 
     Attributes:

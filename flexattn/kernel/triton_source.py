@@ -25,7 +25,7 @@ from flexattn.ir.sites import Proof
 from flexattn.kernel import findings, triton_spec
 from flexattn.kernel.config import compute_dtype
 from flexattn.kernel.targets import Target
-from flexattn.kernel.triton_spec import TABLES, TRITON_SPECS, TritonSpec
+from flexattn.kernel.triton_spec import RANGE_TABLES, TABLES, TRITON_SPECS, TritonSpec
 from flexattn.kernel.triton_tiles import SIZES, Tile
 from flexattn.lowering.to_triton import lower_triton_hooks
 from flexattn.passes.pipeline import build_hooks
@@ -40,7 +40,8 @@ class Choices:
 
     Attributes:
         tile: Tile sizes, warps and stages.
-        tables: 0 without a block mask, 2 with partial blocks alone, 4 with full blocks too.
+        tables: 0 without a block mask, 2 with partial blocks alone, 4 with full blocks too or
+            with ranges.
         even: Whether the mask's key blocks are multiples of the tile.
         descriptors: Load q, k, v through descriptors; needs ``aligned``.
         positive_scale: Whether ``scale`` is above 0.
@@ -228,7 +229,8 @@ class TritonSource:
             case "i32" | "i64":
                 return kind
             case "tables":
-                return tuple(self._type(*field) for field in TABLES)
+                fields = TABLES if self.program.ranges is None else RANGE_TABLES
+                return tuple(self._type(*field) for field in fields)
             case "captures":
                 return self._capture_types()
             case "grads":

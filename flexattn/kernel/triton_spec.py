@@ -6,7 +6,7 @@ Types of arguments, as `kernel/triton_source.py` turns them into a signature:
 ``F*``       address of elements in the compute dtype (float32, or float64 for float64 inputs)
 ``F``        a number in the compute dtype
 ``i32 i64``  whole numbers; ``i32* i64* u8*`` addresses of them
-``tables``   the block lists, see ``TABLES``
+``tables``   the block lists, see ``TABLES``, or what stands for them, see ``RANGE_TABLES``
 ``captures`` address, sizes and strides of each captured tensor, then the lifted numbers
 ``grads``    address of one buffer per entry of ``Hooks.capture_grads``
 
@@ -44,6 +44,10 @@ TABLES: Arguments = _typed(
     "i64: full_indices_b full_indices_h full_indices_r",
     "i32: q_block kv_block",
 )
+
+# The tuple `tables` of a program with ranges; choice TABLES is 4 then, and ORDERED is off.
+# `may_fill` is 0 where a block of the mask is longer than the sequence, so that none is full.
+RANGE_TABLES: Arguments = _typed("i32: may_fill q_block kv_block")
 
 _QKV = _typed("i64: q_b q_h q_m q_d k_b k_h k_n k_d v_b v_h v_n v_d")
 

@@ -36,6 +36,7 @@ def lower_triton_hooks(hooks: Hooks, *, fast_tanh: bool = False) -> str:
         result = identity if root is None else emitter.value(root)
         head = f"{name}({_PAIR}, {inputs}{_INDICES})"
         functions.append(function(head, [*emitter.lines, f"return {result}"]))
+    functions += _ranges(layout, spellings)
     gradients = lower_gradients(layout, spellings)
     flags = _flags(hooks, gradients.row, gradients.key)
     return "\n\n\n".join(["\n".join(flags), *functions, *gradients.functions]) + "\n"
@@ -64,6 +65,18 @@ def _hoist(
     return function(head, [*emitter.lines, f"return ({names.rstrip()})"])
 
 
+def _ranges(layout: CaptureLayout, spellings: Mapping[str, str]) -> list[str]:
+    ranges = layout.hooks.ranges
+    rows, cols = ((), ()) if ranges is None else (ranges.rows, ranges.cols)
+    return [
+        _hoist(head, [end for piece in pieces for end in piece], layout, spellings)
+        for head, pieces in (
+            ("kv_ranges(captures, b, h, q_idx)", rows),
+            ("q_ranges(captures, b, h, kv_idx)", cols),
+        )
+    ]
+
+
 def _flags(hooks: Hooks, row: bool, key: bool) -> list[str]:
     flags: dict[str, object] = {
         "HAS_SCORE_MOD": hooks.score is not None,
@@ -72,6 +85,8 @@ def _flags(hooks: Hooks, row: bool, key: bool) -> list[str]:
         "DERIVATIVE": hooks.derivative,
         "HAS_ROW_GRADS": row,
         "HAS_KEY_GRADS": key,
+        "KV_RANGES": 0 if hooks.ranges is None else len(hooks.ranges.rows),
+        "Q_RANGES": 0 if hooks.ranges is None else len(hooks.ranges.cols),
     }
     return [
         f"{name}: tl.constexpr = tl.constexpr({value!r})".replace("'", '"')

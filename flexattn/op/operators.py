@@ -24,7 +24,8 @@ from flexattn.op.blocks import run_blocks
 from flexattn.op.call import run_backward, run_forward
 from flexattn.op.flops import when_counted
 from flexattn.op.outputs import dense_strides, empty_like_query
-from flexattn.op.programs import Bound
+from flexattn.op.programs import Bound, variant_of_text
+from flexattn.op.ranges import listed_blocks
 from flexattn.op.request import Call, Outputs
 
 LIBRARY = torch.library.Library("flexattn", "DEF")
@@ -300,26 +301,41 @@ LIBRARY.impl("backward", _backward_autograd, "Autograd", with_keyset=True)
 # FLOPs ----------------------------------------------------------------------------------------
 
 
-def _kept_pairs(query: Tensor, key: Tensor, tables: Sequence[Tensor], options: str) -> int:
-    """Number of (query, key) pairs in listed blocks, over all batches and heads."""
+def _kept_pairs(
+    query: Tensor, key: Tensor, bound: Bound, tables: Sequence[Tensor], options: str
+) -> int:
+    """Number of (query, key) pairs in blocks that are visited, over all batches and heads."""
     batch, heads, length, _ = query.shape
     dense = batch * heads * length * key.shape[2]
-    if not tables or any(isinstance(t, torch._subclasses.FakeTensor) for t in tables):
+    values = (query, *bound.captures, *tables)
+    if any(isinstance(tensor, torch._subclasses.FakeTensor) for tensor in values):
         return dense
-    q_block, kv_block = _options(options)["block"]
-    counts = sum(table.expand(batch, heads, -1).sum() for table in tables[::2])
-    return min(dense, int(counts) * q_block * kv_block)
+    block: tuple[int, int] = tuple(_options(options)["block"])  # type: ignore[assignment]
+    if bound.variant.program.ranges is not None:
+        shape = (batch, heads, length, key.shape[2])
+        listed = listed_blocks(bound, shape, block, query.device)
+        counts = sum(blocks.expand(batch, heads, -1, -1).sum() for blocks in listed)
+    elif tables:
+        counts = sum(table.expand(batch, heads, -1).sum() for table in tables[::2])
+    else:
+        return dense
+    return min(dense, int(counts) * block[0] * block[1])
 
 
-def _forward_flops(query, key, value, captures, tables, *rest, out_val=None, **_):  # type: ignore[no-untyped-def]
+def _forward_flops(
+    query, key, value, captures, tables, program, ints, floats, scale, options, out_val=None, **_
+):  # type: ignore[no-untyped-def]
     """Two multiply-adds per pair and head dimension: query·key and p·value."""
-    return 2 * _kept_pairs(query, key, tables, rest[-1]) * (query.shape[3] + value.shape[3])
+    bound = Bound(variant_of_text(program), captures, ints, floats)
+    pairs = _kept_pairs(query, key, bound, tables, options)
+    return 2 * pairs * (query.shape[3] + value.shape[3])
 
 
 def _backward_flops(query, key, value, *rest, out_val=None, **_):  # type: ignore[no-untyped-def]
     """Five products: the scores again, dQ and dK over D; dP and dV over Dv."""
-    tables, options = rest[5], rest[-1]
-    pairs = _kept_pairs(query, key, tables, options)
+    captures, tables, program, _, ints, floats, _, options = rest[4:]
+    bound = Bound(variant_of_text(program), captures, ints, floats)
+    pairs = _kept_pairs(query, key, bound, tables, options)
     return 2 * pairs * (3 * query.shape[3] + 2 * value.shape[3])
 
 

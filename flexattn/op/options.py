@@ -1,8 +1,9 @@
-"""Reads ``kernel_options``: PyTorch's keys and one of ours, and what each accepts.
+"""Reads ``kernel_options``: PyTorch's keys and two of ours, and what each accepts.
 
 The Triton backend obeys those of ``READ``; on the other backends, and by the other keys, values
-are checked and nothing changes. Results depend on ``fast_tanh`` alone, beyond rounding. Any key
-but ``BACKEND`` may carry the prefix ``fwd_`` or ``bwd_``, which wins over the plain one.
+are checked and nothing changes. ``block_list`` is read before a backend is asked. Results depend
+on ``fast_tanh`` alone, beyond rounding. Keys that are not in ``WHOLE`` may carry a prefix ``fwd_``
+or ``bwd_``, which wins over the plain one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from flexattn.op.request import KernelOptions
 
 BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 PRECISIONS = ("ieee", "tf32", "tf32x3")
+BLOCK_LISTS = ("table", "closed_form")
+WHOLE = frozenset(("BACKEND", "block_list"))
+"""Keys that say something of forward and backward together."""
 
 
 class FlexKernelOptions(TypedDict, total=False):
@@ -43,6 +47,7 @@ class FlexKernelOptions(TypedDict, total=False):
     FLOAT32_PRECISION: str
     BACKEND: str
     fast_tanh: bool
+    block_list: str
 
 
 def _is_int(value: Any) -> bool:
@@ -74,6 +79,10 @@ def _backend(value: Any) -> bool:
     return isinstance(value, str) and value in BACKENDS
 
 
+def _block_list(value: Any) -> bool:
+    return isinstance(value, str) and value in BLOCK_LISTS
+
+
 _BLOCK = (_power_of_two, "a power of two")
 _COUNT = (_positive, "an integer above 0")
 _FLAG = (_boolean, "True or False")
@@ -102,6 +111,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "FLOAT32_PRECISION": (_precision, "one of " + ", ".join(PRECISIONS)),
     "BACKEND": (_backend, "one of " + ", ".join(BACKENDS)),
     "fast_tanh": _FLAG,
+    "block_list": (_block_list, "one of " + ", ".join(BLOCK_LISTS)),
 }
 
 TILES = frozenset(("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"))
@@ -123,6 +133,11 @@ def read_kernel_options(options: Mapping[str, Any] | None) -> KernelOptions:
     check_kernel_options(options)
     found = ((key, value) for key, value in (options or {}).items() if _plain(key) in READ)
     return tuple(sorted(found))
+
+
+def block_list(options: Mapping[str, Any] | None) -> str | None:
+    """``table``, ``closed_form`` or None (the call chooses), of options that were checked."""
+    return None if not options else options.get("block_list")
 
 
 def option(options: KernelOptions, direction: str, name: str) -> Any:
@@ -157,7 +172,7 @@ def check_kernel_options(options: Mapping[str, Any] | None) -> None:
 
 def _check_option(key: Any, value: Any) -> None:
     name = key
-    if isinstance(key, str) and _plain(key) != "BACKEND":
+    if isinstance(key, str) and _plain(key) not in WHOLE:
         name = _plain(key)
     if name in _BY_OTHER_ARGUMENTS:
         raise KernelOptionError(
@@ -169,7 +184,8 @@ def _check_option(key: Any, value: Any) -> None:
     if row is None:
         raise KernelOptionError(
             f"kernel_options has no key {key!r}.",
-            why="the keys are " + ", ".join(OPTIONS) + "; each may be prefixed with fwd_ or bwd_.",
+            why="the keys are " + ", ".join(OPTIONS) + "; each but "
+            f"{' and '.join(sorted(WHOLE))} may be prefixed with fwd_ or bwd_.",
             fix="remove the key or correct its spelling.",
         )
     accepts, words = row

@@ -97,16 +97,19 @@ def listed_blocks(
 
     def at(end: Node, q_idx: Tensor) -> Tensor:
         captures = [tensor.detach() for tensor in bound.captures]
-        return evaluate(end, env | {"q_idx": q_idx}, captures, program.compute).clamp(min=0)
+        value = evaluate(end, env | {"q_idx": q_idx}, captures, program.compute)
+        return value.clamp(0, kv_len)
 
     first = torch.arange(cdiv(q_len, q_block), device=device).unsqueeze(-1) * q_block
     last = (first + q_block).clamp(max=q_len) - 1
     cols = torch.arange(max(1, cdiv(kv_len, kv_block)), device=device)
     visited = full = torch.zeros((), dtype=torch.bool, device=device)
     for low, high in () if program.ranges is None else program.ranges.rows:
-        begin, end = at(low, first) // kv_block, at(high, last).clamp(max=kv_len)
-        visited = visited | ((begin <= cols) & (cols < cdiv(end, kv_block)))
-        begin, end = cdiv(at(low, last), kv_block), at(high, first).clamp(max=kv_len) // kv_block
-        full = full | ((begin <= cols) & (cols < end) & (first + q_block <= q_len))
+        begin, end = at(low, first), at(high, last)
+        met = (begin // kv_block <= cols) & (cols < cdiv(end, kv_block))
+        visited = visited | (met & (begin < end))
+        begin, end = at(low, last), at(high, first)
+        held = (cdiv(begin, kv_block) <= cols) & (cols < end // kv_block)
+        full = full | (held & (first + q_block <= q_len))
     frame = torch.broadcast_shapes(full.shape, visited.shape, (1, 1, len(first), len(cols)))
     return (visited & ~full).expand(frame), full.expand(frame)

@@ -35,7 +35,7 @@ from flexattn.op.triton_plan import (
     stored,
 )
 from flexattn.op.triton_streams import is_capturing
-from flexattn.op.triton_tables import column_arguments, no_arguments
+from flexattn.op.triton_tables import column_arguments, no_arguments, range_arguments
 from flexattn.runtime.launch import check_memory
 from flexattn.runtime.triton_autotune import time_on_gpu
 
@@ -268,6 +268,8 @@ def _columns(
     call: Call, frame: Frame, tiles: tuple[int, int], nothing: Tensor
 ) -> tuple[Any, Tensor]:
     """The arguments ``tables`` and ``order`` of the kernel that goes by columns."""
+    if call.bound.variant.program.ranges is not None:
+        return range_arguments(call.block, frame.lengths[2:], frame.block), nothing
     if not call.tables:
         return no_arguments(nothing, frame.block)
     return column_arguments(call.tables, frame.cols, frame.block, tiles)

@@ -19,8 +19,15 @@ from flexattn.masks.tables import cdiv
 from flexattn.op.options import option
 from flexattn.op.outputs import strides_like
 from flexattn.op.request import Call
-from flexattn.op.triton_plan import PACKED, Frame, kernel_of, may_pack, plain_kernel, row_strides
-from flexattn.op.triton_tables import no_arguments, row_arguments
+from flexattn.op.triton_plan import (
+    PACKED,
+    Frame,
+    kernel_of,
+    may_pack,
+    plain_kernel,
+    row_strides,
+    rows_of_lists,
+)
 
 LEAST_KEYS = 512  # fewer are not worth a second launch
 KEYS_PER_PART = 256
@@ -102,10 +109,7 @@ class Decode:
         )
         part_max = torch.empty(self.part_shape, dtype=frame.stats, device=call.query.device)
         part_sum = torch.empty_like(part_max)
-        if call.tables:
-            tables, _ = row_arguments(call.tables, frame.lengths[3], frame.block, None)
-        else:
-            tables, _ = no_arguments(lse, frame.block)
+        tables, _ = rows_of_lists(call, frame, None, lse)
         self.kernel.launch(
             self.grid,
             (

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flexattn.errors import KernelOptionError
+from flexattn.ir.nodes import Input, walk
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
 from flexattn.kernel.targets import Target
@@ -28,7 +29,7 @@ from flexattn.op.programs import Variant
 from flexattn.op.request import COMPUTE, Call, KernelOptions
 from flexattn.op.triton_captures import choices_of_captures
 from flexattn.op.triton_device import Machine, machine_of
-from flexattn.op.triton_tables import block_of, no_arguments, row_arguments
+from flexattn.op.triton_tables import block_of, no_arguments, range_arguments, row_arguments
 from flexattn.runtime import counters
 from flexattn.runtime.triton_autotune import tuned_tile
 from flexattn.runtime.triton_launch import TritonKernel, load_triton
@@ -64,7 +65,7 @@ class Frame:
         lengths: (B, Hq, M, N).
         group: Query heads per key head.
         block: Queries and keys of a block of the mask; (1, 1) without one.
-        tables: Number of block tables: 0, 2 or 4.
+        tables: Number of block tables: 0, 2 or 4; 4 with ranges, which stand for all of them.
         facts: What is proved for the lengths.
         base: Choices that do not differ from kernel to kernel, with a tile that does.
         options: What the user set.
@@ -156,11 +157,12 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
     )
     options = call.kernel
     direction = "bwd" if others else "fwd"
+    lists = len(call.tables) if bound.variant.program.ranges is None else 4
     tanh = option(options, direction, "fast_tanh") if options else None
     dense, far = choices_of_captures(captures)
     base = Choices(
         tile=Tile(16, 16, 4, 1),
-        tables=len(call.tables),
+        tables=lists,
         descriptors=aligned
         and _has_descriptors(machine.target, dtype_name(q), dim, value_dim)
         # What descriptors make of rows that overlap, as expanded ones do, is not defined.
@@ -174,10 +176,10 @@ def frame_of(call: Call, captures: Sequence[Tensor], others: Sequence[Tensor] = 
         fast_tanh=machine.target.backend == "cuda"
         and (q.dtype == torch.bfloat16 if tanh is None else tanh),
     )
-    block = block_of(call.block, (rows, keys)) if call.tables else (1, 1)
+    block = block_of(call.block, (rows, keys)) if lists else (1, 1)
     return Frame(
         *(machine, dtype_name(q), COMPUTE[bound.variant.program.compute], dim, value_dim),
-        *(lengths, heads // max(1, kv_heads), block, len(call.tables)),
+        *(lengths, heads // max(1, kv_heads), block, lists),
         *(facts_of(bound, lengths), base, options, cost_of(bound.variant.program)),
     )
 
@@ -288,6 +290,10 @@ def plan_key(call: Call, captures: Sequence[Tensor], *tensors: Tensor) -> tuple[
 
 def may_pack(call: Call) -> bool:
     """Whether the heads of a group visit the same blocks."""
+    ranges = call.bound.variant.program.ranges
+    if ranges is not None:
+        ends = (end for piece in ranges.rows for end in piece)
+        return not any(isinstance(node, Input) and node.name == "h" for node in walk(*ends))
     return all(table.shape[1] == 1 or table.stride(1) == 0 for table in call.tables)
 
 
@@ -316,9 +322,11 @@ def is_aligned(tensor: Tensor) -> bool:
 
 
 def rows_of_lists(
-    call: Call, frame: Frame, tiles: tuple[int, int], nothing: Tensor
+    call: Call, frame: Frame, tiles: tuple[int, int] | None, nothing: Tensor
 ) -> tuple[Any, Tensor]:
     """The arguments ``tables`` and ``order`` of kernels that go by rows."""
+    if call.bound.variant.program.ranges is not None:
+        return range_arguments(call.block, frame.lengths[2:], frame.block), nothing
     if not call.tables:
         return no_arguments(nothing, frame.block)
     return row_arguments(call.tables, frame.lengths[3], frame.block, tiles)

@@ -177,6 +177,13 @@ def column_arguments(
     return made
 
 
+def range_arguments(
+    block: tuple[int, int], lengths: tuple[int, int], cut: tuple[int, int]
+) -> tuple[int, int, int]:
+    """The argument ``tables`` of kernels that read ranges; ``cut`` is what `block_of` gives."""
+    return int(block[0] <= lengths[0] and block[1] <= lengths[1]), *cut
+
+
 def no_arguments(nothing: Tensor, block: tuple[int, int]) -> tuple[tuple[Any, ...], Tensor]:
     """Both arguments of kernels that read no lists; ``nothing`` stands for each."""
     return (*(nothing, 0, 0, nothing, 0, 0, 0) * 2, *block), nothing

@@ -260,7 +260,8 @@ def classes_of(
             inside = first + rows <= given and end <= solved
             # The piece reaches into the block for the query that reaches furthest; it holds the
             # block for the one that holds least.
-            visited = any(max(a[0], 0) < end and begin < min(z[1], solved) for a, z in pairs)
+            met = [(max(a[0], begin), min(z[1], end, solved)) for a, z in pairs]
+            visited = any(low < high for low, high in met)
             whole = any(z[0] <= begin and end <= a[1] for a, z in pairs)
             if visited or (whole and inside):
                 found[b, h, r, c] = 2 if whole and inside else 1

@@ -8,7 +8,13 @@ import pytest
 from torch.nn.attention.flex_attention import FlexKernelOptions as TorchOptions
 
 from flexattn.errors import KernelOptionError
-from flexattn.op.options import OPTIONS, check_kernel_options
+from flexattn.op.options import (
+    BLOCK_LISTS,
+    OPTIONS,
+    block_list,
+    check_kernel_options,
+    read_kernel_options,
+)
 
 pytestmark = pytest.mark.null
 
@@ -40,6 +46,10 @@ def test_every_key_of_pytorch_takes_a_value(key: str) -> None:
         {"BACKEND": "CUDNN"},
         {"BACKEND": 3},
         {"fwd_BACKEND": "AUTO"},
+        {"block_list": "list"},
+        {"block_list": None},
+        {"block_list": True},
+        {"bwd_block_list": "table"},
         {"FLOAT32_PRECISION": "tf64"},
         {"OUTPUT_LOGSUMEXP": True},
         {"SM_SCALE": 1.0},
@@ -55,3 +65,11 @@ def test_bad_options(options: Any) -> None:
     with pytest.raises(KernelOptionError) as caught:
         check_kernel_options(options)
     assert caught.value.why and caught.value.fix
+
+
+def test_block_list_is_checked_and_no_concern_of_backends() -> None:
+    for value in BLOCK_LISTS:
+        options = {"block_list": value, "num_warps": 4}
+        assert read_kernel_options(options) == (("num_warps", 4),)
+        assert block_list(options) == value
+    assert block_list(None) is block_list({}) is block_list({"num_warps": 4}) is None

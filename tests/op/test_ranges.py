@@ -24,6 +24,7 @@ from ranged_masks import (
     window,
 )
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from flexattn import cache_info
 from flexattn.ir.nodes import Input, walk
@@ -182,6 +183,25 @@ def test_the_operators_carry_ranges() -> None:
     saved = Saved(found[0], found[1], pull, None, (True, True, True), ())
     for given_part, found_part in zip(backward(call, saved)[:3], grads[:3], strict=True):
         assert torch.equal(given_part, found_part)
+
+
+def test_counted_operations_are_those_of_the_blocks() -> None:
+    given = window(100, 90)
+    plain = bound_of(given.mask)
+    ranged = attach(plain, given.ranges, given.ints, [])
+    classes = classes_of(given.rows, HEADS, (100, 90), (16, 32))
+    qkv = inputs(100, 90)
+    counts = []
+    for bound, tables in ((plain, tables_of(classes)), (ranged, [])):
+        options = Call(*qkv, bound, tables, (16, 32), 0.3, "cpp", True, False).options()
+        tensors = [t.clone().requires_grad_() for t in qkv]
+        with FlopCounterMode(display=False) as counter:
+            out, *_ = torch.ops.flexattn.forward(
+                *tensors, [], tables, bound.variant.text, bound.ints, [], 0.3, options
+            )
+            out.sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == int((classes > 0).sum()) * 16 * 32 * 16 * (4 + 10)
 
 
 def test_vmap_rewrites_ranges() -> None:
