@@ -139,4 +139,5 @@ def to_classes(runs: Runs) -> Array:
     np.add.at(change, (row, start), value)
     np.subtract.at(change, (row, stop), value)
     classes = np.cumsum(change[:, :-1], axis=1, dtype=np.int8).view(np.uint8)
-    return classes.reshape(-1, runs.rows, runs.cols)
+    slices = rows // runs.rows if runs.rows else int(runs.slices.max(initial=-1)) + 1
+    return classes.reshape(slices, runs.rows, runs.cols)

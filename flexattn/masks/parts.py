@@ -81,9 +81,10 @@ def beside(left: Runs, right: Runs) -> Runs:
 def below(parts: Sequence[Runs]) -> Runs:
     """The rows of each of ``parts``, which have the same columns and slices, one under another."""
     pool = joined(parts, parts[0].slices)
+    count = max((slice_count(part) for part in parts if part.rows), default=0)
     rows, before = [], 0
     for part in parts:
-        rows.append(before + np.arange(len(part.first) - 1).reshape(-1, part.rows))
+        rows.append(before + np.arange(count * part.rows).reshape(count, part.rows))
         before += len(part.first) - 1
     height = sum(part.rows for part in parts)
     return gathered(pool, np.concatenate(rows, 1).ravel(), height=height, slices=pool.slices)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flexattn.analysis.runs import Runs
+from flexattn.errors import BlockMaskSizeError
 from flexattn.masks.listing import by_frame, index_table
 from flexattn.masks.sources import row_counts
 
@@ -49,6 +50,19 @@ def record_tables(
     """
     tables = torch.ops.flexattn.tables(*tensors, *sizes, separate_full, device)
     return tuple(table.expand(*frame, *table.shape[2:]) for table in tables)
+
+
+def refuse_on_demand() -> None:
+    """Raise BlockMaskSizeError for a mask whose runs are made on demand."""
+    raise BlockMaskSizeError(
+        "the block lists of this mask are made on demand, row by row.",
+        why="a compiled graph takes them as tensors, and this mask lists very many blocks.",
+        fix="ask for mask.kv_indices once before the compiled call, or take a part of it.",
+    )
+
+
+# Dynamo runs a function marked so as it is, and can trace no error class.
+refuse_on_demand._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _make(

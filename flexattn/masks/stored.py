@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from flexattn.analysis.runs import Array, Runs
-from flexattn.errors import BlockMaskError, BlockMaskSizeError
+from flexattn.errors import BlockMaskError
 from flexattn.masks import listing, recorded
 from flexattn.masks.sizes import check_table
 from flexattn.masks.sources import Source, collected, recolumned, row_counts, slice_uses
@@ -251,11 +251,8 @@ class Stored:
             )
         if "tables" in self._cache:
             return self._cache["tables"]
-        raise BlockMaskSizeError(
-            "the block lists of this mask are made on demand, row by row.",
-            why="a compiled graph takes them as tensors, and this mask lists very many blocks.",
-            fix="ask for mask.kv_indices once before the compiled call, or take a part of it.",
-        )
+        recorded.refuse_on_demand()
+        return ()
 
     # Runs ---------------------------------------------------------------------------------------
 
