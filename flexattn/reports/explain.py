@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import STORAGE
 from flexattn.reports.problem import Mod, Problem, Traced, make_problem, trace
+from flexattn.reports.structure import structure_of
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class Explanation:
     Attributes:
         name: The mods' names.
         sections: Title to text, in the order of the stages: ``graph``, ``derivative``,
-            ``hoisted``, ``proofs``, ``tiles``, ``blocks``, ``cost``.
+            ``hoisted``, ``proofs``, ``tiles``, ``closed form``, ``decided``, ``blocks``, ``cost``.
         forward: Text of the forward kernel.
         backward: Text of the backward kernel.
         cost: ``pairs``, ``dense_pairs``, ``flops``, ``bytes``, ``unfused_bytes``,
             ``flops_per_byte`` of the forward, ``backward_flops``.
+        structure: How the mask's blocks were found (`reports/structure.py`); empty without mask.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Explanation:
     forward: str
     backward: str
     cost: Mapping[str, float]
+    structure: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [f"== {title} ==\n{text}" for title, text in self.sections.items()]
@@ -81,13 +85,14 @@ def explain(
     grads = {i for i, tensor in enumerate(traced.bound.captures) if tensor.requires_grad}
     forward = _source(traced, problem, "forward", frozenset())
     backward = _source(traced, problem, "backward", frozenset(grads))
-    mask = None
+    mask, found = None, None
     if mask_mod is not None:
         varies = {node.name for node in walk(traced.program.mask) if isinstance(node, Input)}
         batch, heads = (n if name in varies else None for name, n in (("b", B), ("h", H)))
         mask = create_block_mask(
             mask_mod, batch, heads, Q_LEN, problem.N, device="cpu", BLOCK_SIZE=BLOCK_SIZE
         )
+        found = structure_of(mask_mod, (batch or 1, heads or 1, Q_LEN, problem.N), mask.BLOCK_SIZE)
     cost = _figures(problem, mask)
     sections = {
         "graph": _graph(traced),
@@ -95,10 +100,13 @@ def explain(
         "hoisted": findings.hoisted(forward.hooks),
         "proofs": findings.proofs(traced.program, traced.facts.proved, traced.facts.wide),
         "tiles": _tiles(forward),
+        "closed form": "no mask_mod." if found is None else found.form_text(),
+        "decided": "no mask_mod." if found is None else found.tiles_text(),
         "blocks": "no mask_mod: every block is full." if mask is None else _blocks(mask),
         "cost": _cost(cost),
     }
-    return Explanation(traced.name, sections, forward.text, backward.text, cost)
+    how = {} if found is None else found.to_dict()
+    return Explanation(traced.name, sections, forward.text, backward.text, cost, how)
 
 
 def _source(

@@ -23,6 +23,8 @@ def test_every_stage_is_told():
         "hoisted",
         "proofs",
         "tiles",
+        "closed form",
+        "decided",
         "blocks",
         "cost",
     ]
@@ -71,3 +73,34 @@ def test_no_mods_is_plain_attention():
     told = flexattn.explain(Q_LEN=64)
     assert told.name == "noop"
     assert "plain attention" in told.sections["graph"]
+
+
+def test_the_closed_form_is_told():
+    document = torch.arange(600) // 250
+
+    def packed(b, h, q_idx, kv_idx):
+        return (document[q_idx] == document[kv_idx]) & (q_idx >= kv_idx)
+
+    told = flexattn.explain(mask_mod=packed, Q_LEN=600)
+    assert "start_0[document[q]] ≤ k < min(" in told.sections["closed form"]
+    assert "document ascends" in told.sections["closed form"]
+    assert r"\mathrm{document}[q]" in told.structure["latex"]
+    assert told.structure["kernels"]
+    assert told.structure["tiles"] == [{"stage": "form", "side": 1, "tiles": 25}]
+    told = flexattn.explain(mask_mod=causal, Q_LEN=512)
+    assert "N·(N + 1)/2" in told.sections["closed form"]
+    assert told.structure["flops"] == "2·D·N·(N + 1)"
+
+
+def test_what_decided_the_tiles_is_told():
+    def near(b, h, q_idx, kv_idx):
+        row, column = q_idx // 30 - kv_idx // 30, q_idx % 30 - kv_idx % 30
+        return (abs(row) <= 2) & (abs(column) <= 2)
+
+    told = flexattn.explain(mask_mod=near, Q_LEN=900, BLOCK_SIZE=32)
+    tiles = told.structure["tiles"]
+    assert sum(row["tiles"] for row in tiles) == 29 * 29
+    assert {row["stage"] for row in tiles} >= {"proof", "witness"}
+    assert told.structure["rules"]["order"] > 0
+    assert "by proof" in told.sections["decided"]
+    json.loads(told.to_json())
