@@ -85,7 +85,7 @@ SIZES = [(40, 60, (16, 16)), (64, 48, (32, 16)), (40, 50, (20, 12)), (128, 40, (
 def test_any_ranges(count: int) -> None:
     """The mask says nothing of the ranges, so that each block's class shows in the result."""
     plain, ranges = bound_of(speckled), of_tables(count)
-    for M, N, block in SIZES:
+    for M, N, block in SIZES[count % 2 :: 1 + (count < 4)]:
         rng = np.random.default_rng([count, M])
         ends = [random_table(rng, HEADS, *size, count) for size in ((M, N), (N, M))]
         rows = tables_of(classes_of(ends_of(ends[0]), HEADS, (M, N), block))

@@ -74,7 +74,7 @@ def test_nothing_asked_gives_the_identities() -> None:
     for direction in ("forward", "backward", "tiles"):
         text = lower_triton_hooks(build_hooks(Program(None, None), direction=direction, base2=True))
         assert re.findall(r"tl\.constexpr\((.*)\)", text) == [
-            "False", "False", "False", '"none"', "False", "False",
+            "False", "False", "False", '"none"', "False", "False", "0", "0",
         ]  # fmt: skip
         assert not re.search(r"tl\.(load|store|atomic_add)", text)
         assert "return score_log2\n" in text and "    return grad\n" in text
