@@ -36,15 +36,15 @@ def pick_rows(runs: Runs, chosen: Array) -> Runs:
 
 
 def ascending(chosen: Sequence[int]) -> list[Array]:
-    """``chosen`` cut into pieces that each ascend."""
+    """``chosen`` cut into pieces that never descend."""
     values = np.asarray(chosen, np.int64)
-    return np.split(values, np.flatnonzero(values[1:] <= values[:-1]) + 1)
+    return np.split(values, np.flatnonzero(values[1:] < values[:-1]) + 1)
 
 
 def pick_columns(runs: Runs, pieces: Sequence[Array]) -> Runs:
-    """The columns that ``pieces`` name, each piece ascending, one piece after another.
+    """The columns that ``pieces`` name, no piece descending, one piece after another.
 
-    Columns that ascend keep what lies between two of them together: a run stays a run.
+    Columns that do not descend keep what lies between two of them together: a run stays a run.
     """
     row = rows_of(runs)
     found, offset = [], 0

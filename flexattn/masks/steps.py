@@ -33,10 +33,6 @@ def combined(one: Runs, other: Runs, rule: Rule) -> Runs:
     firsts, seconds = _steps(one), _steps(other)
     keys = np.concatenate((firsts[0], seconds[0]))
     keys.sort(kind="stable")  # merges what is sorted in linear time
-    last = np.empty(len(keys), bool)
-    last[-1:] = True
-    np.not_equal(keys[1:], keys[:-1], out=last[:-1])
-    keys = keys[last]
     value = rule[_at(firsts, keys), _at(seconds, keys)]
     before = np.concatenate((np.zeros(1, np.uint8), value[:-1]))[: len(value)]
     changes = np.flatnonzero(value != before)

@@ -295,6 +295,10 @@ class Stored:
             self._cache["collected"] = collected(blocks)
         return self._cache["collected"]
 
+    def _narrow_entries(self) -> int:
+        """Entries of the longest list that kernels read, as narrow as its longest row allows."""
+        return max(int(counts.max(initial=0)) * counts.size for counts in self._row_counts())
+
     def _row_counts(self) -> Array:
         """Partial and full blocks in each row: int64 [2, slices, rows]."""
         blocks = self._blocks
