@@ -15,7 +15,7 @@ from torch import Tensor
 from flexattn.kernel.triton_source import Choices
 from flexattn.kernel.triton_tiles import choose_tile
 from flexattn.masks.classify import lower_edges
-from flexattn.masks.tables import cdiv
+from flexattn.masks.tables import PARTIAL, cdiv
 from flexattn.op.faults import fault_error
 from flexattn.op.kernels import facts_of
 from flexattn.op.programs import Bound
@@ -66,8 +66,10 @@ def settler(
         # A fault is reported for the block listed first, so they are listed in order.
         numbers = (slices.astype(np.int64) * rows + row) * cols + col
         order = np.argsort(numbers)
+        found = np.full(len(order), PARTIAL, np.uint8)
+        # The kernel counts in 32 bits. To call a block beyond partial is right, if not exact.
+        order = order[: np.searchsorted(numbers[order], 1 << 31)]
         listed = torch.from_numpy(numbers[order].astype(np.int32)).to(device)
-        found = np.empty(len(order), np.uint8)
         found[order] = listed_classes(bound, shape, block, listed).cpu().numpy()
         return found
 

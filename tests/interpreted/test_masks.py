@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from attention_calls import poisoned
@@ -12,7 +13,7 @@ from flexattn.errors import DivisionByZeroError, IndexOutOfRangeError
 from flexattn.masks.tables import to_classes
 from flexattn.op.blocks import block_classes
 from flexattn.op.programs import bind
-from flexattn.op.triton_classes import listed_classes
+from flexattn.op.triton_classes import listed_classes, settler
 from flexattn.trace import trace_mod
 
 DOCUMENT = torch.tensor([0] * 20 + [1] * 25 + [2] * 60)
@@ -77,6 +78,16 @@ def test_listed_blocks_alone() -> None:
     with poisoned():
         found = listed_classes(bound, shape, block, listed)
     assert torch.equal(found, wanted[listed.long()])
+
+
+def test_blocks_left_by_proofs_are_settled() -> None:
+    bound = bind(None, trace_mod(per_head, "mask"), "f32")
+    shape, block, cpu = (2, 3, 60, 90), (16, 32), torch.device("cpu")
+    wanted = block_classes(bound, shape, block, cpu, "eager").reshape(6, 4, 3)
+    at = np.array([5, 0, 3, 3]), np.array([1, 2, 0, 1]), np.array([2, 0, 1, 1])
+    with poisoned():
+        found = settler(bound, shape, block, cpu)(at)
+    assert found.tolist() == wanted[at].tolist()
 
 
 def test_classes_come_from_the_tables_again() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask as peer
 
-from flexattn.analysis.tiles import singly
+from flexattn.analysis.runs import Runs, to_classes
+from flexattn.analysis.tiles import search, singly
+from flexattn.analysis.tiles.census import Census
 from flexattn.errors import DivisionByZeroError, IndexOutOfRangeError
-from flexattn.op import settle
-from flexattn.op.create import create_block_mask
+from flexattn.op import proofs, settle
+from flexattn.op.blocks import block_runs
+from flexattn.op.create import _bind, create_block_mask
 
 G = torch.Generator().manual_seed(0)
 DOC = (torch.rand(2, 200, generator=G) < 0.05).cumsum(-1)
@@ -98,3 +103,97 @@ def test_masks_that_are_proved_evaluate_nothing(monkeypatch: pytest.MonkeyPatch)
     length = 32768
     mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, length, length, device="cpu")
     assert mask.kv_num_blocks.sum() == 256
+
+
+CPU = torch.device("cpu")
+
+
+def rows_of(source: Any, begin: int, end: int) -> np.ndarray:
+    part = source.part(begin, end)
+    return to_classes(part)[part.slices]
+
+
+def test_batches_and_heads_that_are_alike_share_a_slice() -> None:
+    ids = DOC[[0, 1, 0, 0]]
+    bound = _bind(lambda b, h, q, k: (ids[b, q] == ids[b, k]) & (q >= k))
+    runs = block_runs(bound, (4, 32, 200, 200), (16, 16), CPU)
+    assert runs.slices.tolist() == [[0], [1], [0], [0]]
+    assert len(runs.first) == 2 * 13 + 1
+    assert block_runs(_bind(MODS["windows"]), (4, 3, 200, 200), (16, 16), CPU).slices.shape == (
+        1,
+        3,
+    )
+    assert block_runs(_bind(MODS["product"]), (4, 3, 200, 200), (16, 16), CPU).slices.shape == (
+        1,
+        1,
+    )
+
+
+def test_a_length_or_count_of_zero_lists_nothing() -> None:
+    for shape in ((2, 3, 0, 50), (2, 3, 50, 0), (0, 3, 50, 50)):
+        runs = block_runs(_bind(MODS["windows"]), shape, (16, 16), CPU)
+        assert not len(runs.start)
+
+
+@pytest.mark.parametrize("most", [0, 1 << 40])
+def test_a_mask_with_no_structure_is_exact_at_any_length(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A strip of a million tokens, evaluated by the kernel, or by the interpreter."""
+    monkeypatch.setattr(settle, "INTERPRETED", most)
+    monkeypatch.setattr(singly, "MOST_PAIRS", 0)
+    monkeypatch.setattr(proofs, "STRIP", 1 << 13)
+    length = 1 << 20
+
+    def wild(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return ((q * k + q) * 7919) % 1000003 < 30
+
+    source = block_runs(_bind(wild), (1, 1, length, length), (8, 128), CPU)
+    assert not isinstance(source, Runs)
+    row = 70001
+    tracemalloc.start()
+    got = rows_of(source, row, row + 1)[0, 0, 0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    q = torch.arange(row * 8, row * 8 + 8)[:, None]
+    kept = wild(0, 0, q, torch.arange(length)).reshape(8, -1, 128)
+    want = kept.any(0).any(-1).int() + kept.all(0).all(-1).int()
+    assert 0 < want.sum() < len(want)  # many of either kind
+    assert np.array_equal(got, want.numpy())
+
+
+def test_strips_of_rows_are_rows_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, mod in MODS.items():
+        whole = block_runs(_bind(mod), (2, 3, 181, 200), (8, 8), CPU)
+        with monkeypatch.context() as patch:
+            patch.setattr(proofs, "MOST_TILES", 0)
+            patch.setattr(proofs, "STRIP", 500)
+            patch.setattr(search, "TOP", 8)
+            patch.setattr(search, "DENSE", 1)
+            strips = block_runs(_bind(mod), (2, 3, 181, 200), (8, 8), CPU)
+            if isinstance(strips, Runs):
+                continue
+            for begin, end in ((0, 23), (3, 4), (5, 17), (22, 23), (7, 7)):
+                got = rows_of(strips, begin, end)
+                assert np.array_equal(got, rows_of(whole, begin, end)), (name, begin, end)
+    assert not isinstance(strips, Runs)
+
+
+def test_a_census_counts_every_tile_once() -> None:
+    length, block = 4096, (8, 8)
+    for name, mod in {
+        "causal": lambda b, h, q, k: q >= k,
+        "rows": lambda b, h, q, k: (q // 100 == k // 100) & (q % 100 >= k % 100),
+        "wild": lambda b, h, q, k: ((q * k + q) * 7919) % 1000003 < 30000,
+    }.items():
+        census = Census()
+        block_runs(_bind(mod), (1, 1, length, length), block, CPU, None, census)
+        assert sum(census.tiles.values()) == (length // 8) ** 2, name
+        assert (
+            abs(sum(map(census.share, ("proof", "witness", "segments", "evaluation"))) - 1) < 1e-9
+        )
+        if name == "causal":
+            assert set(census.tiles) == {(8, "proof"), (1, "proof")}
+            assert set(census.rules) == {"distance"}
+        assert all(0 < n <= (length // 8) ** 2 for n in census.rules.values())

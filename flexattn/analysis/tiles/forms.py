@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from flexattn.analysis.tiles.values import UnknownNode, Values
 from flexattn.ir.nodes import INTS, Apply, Input, Node
 
@@ -15,10 +13,15 @@ _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 
 @dataclass(frozen=True)
 class Linear:
-    """q * q_idx + kv * kv_idx + something that is the same for all pairs."""
+    """q * q_idx + kv * kv_idx + something that is the same for all pairs, without overflow.
+
+    Attributes:
+        most: No absolute value of what is the same for all pairs is greater.
+    """
 
     q: int
     kv: int
+    most: int = 0
 
     @property
     def of_distance(self) -> bool:
@@ -70,31 +73,38 @@ class Forms:
 
     def _find_linear(self, node: Node) -> Linear | None:
         if not self.reads(node) & {Q, KV}:
-            return Linear(0, 0) if node.dtype in INTS and self._is_small(node) else None
+            most = self._most(node)
+            return None if most is None else _small(Linear(0, 0, most))
         match node:
             case Input(name):
                 return Linear(int(name == Q), int(name == KV))
             case Apply("add" | "sub" as op, (a, b), dtype) if dtype in INTS:
                 x, y = self.linear(a), self.linear(b)
                 sign = 1 if op == "add" else -1
-                return _small(x and y and Linear(x.q + sign * y.q, x.kv + sign * y.kv))
+                if x is None or y is None:
+                    return None
+                return _small(Linear(x.q + sign * y.q, x.kv + sign * y.kv, x.most + y.most))
             case Apply("neg", (a,), dtype) if dtype in INTS:
                 x = self.linear(a)
-                return x and Linear(-x.q, -x.kv)
+                return x and Linear(-x.q, -x.kv, x.most)
             case Apply("mul", (a, b), dtype) if dtype in INTS:
                 for factor, other in ((a, b), (b, a)):
                     by, x = self._number(factor), self.linear(other)
                     if by is not None and x is not None:
-                        return _small(Linear(by * x.q, by * x.kv))
+                        return _small(Linear(by * x.q, by * x.kv, abs(by) * x.most))
             case Apply("to_i64" | "detach", (a,)):
                 return self.linear(a)
         return None
 
-    def _is_small(self, node: Node) -> bool:
+    def _most(self, node: Node) -> int | None:
+        """The greatest absolute value of an integer that reads no position."""
+        if node.dtype not in INTS:
+            return None
         try:
-            return bool((np.abs(self.values(node)) < 1 << 40).all())
+            value = self.values(node)
         except UnknownNode:
-            return False
+            return None
+        return max(-int(value.min()), int(value.max()), 0)
 
     def _number(self, node: Node) -> int | None:
         """The one value of a node that reads no index."""
@@ -154,7 +164,8 @@ class Forms:
         return None
 
 
-def _small(found: Linear | None) -> Linear | None:
-    if found is None or max(abs(found.q), abs(found.kv)) >= 1 << 20:
+def _small(found: Linear) -> Linear | None:
+    """``found`` if 64 bits hold it at positions below 2**40."""
+    if max(abs(found.q), abs(found.kv)) >= 1 << 20 or found.most >= 1 << 60:
         return None
     return found

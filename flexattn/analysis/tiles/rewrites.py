@@ -100,7 +100,7 @@ def conjuncts(root: Node, holds: bool, whole: Callable[[Node], bool]) -> Iterato
     """The conditions that hold together exactly where ``root`` is ``holds``.
 
     Args:
-        whole: Nodes not to be taken apart, as they are known exactly.
+        whole: Nodes that are known exactly: not to be taken apart into alternatives.
     """
     waiting = [(root, holds)]
     seen = set()
@@ -109,9 +109,6 @@ def conjuncts(root: Node, holds: bool, whole: Callable[[Node], bool]) -> Iterato
         if item in seen:
             continue
         seen.add(item)
-        if whole(node):
-            yield item
-            continue
         match node:
             case Apply("and", (a, b)) if node.dtype == BOOL and holds:
                 waiting += [(b, True), (a, True)]
@@ -120,7 +117,11 @@ def conjuncts(root: Node, holds: bool, whole: Callable[[Node], bool]) -> Iterato
             case Apply("not", (a,)) if node.dtype == BOOL:
                 waiting.append((a, not holds))
             case Apply(op) if op in RULES and (inner := RULES[op](node)) is not None:
-                waiting.append((inner, holds))
+                # What is known exactly is still better in parts that hold together.
+                if whole(node) and is_disjunction(inner, holds):
+                    yield item
+                else:
+                    waiting.append((inner, holds))
             case _:
                 yield item
 

@@ -86,7 +86,10 @@ def _cut(axis: Axis, lines: Iterable[Line], used: Array) -> tuple[Axis, Array, A
     places = np.clip(at, 0, int(axis.last[-1]) - start)
     jumps = np.zeros(places.shape, bool)
     for line in lines:
-        values = line.near(places)
+        try:
+            values = line.near(places)
+        except UnknownNode:
+            continue
         if values.ndim > 3 and values.dtype.kind != "f":
             jumps |= _jumps(values)
     jumps = jumps[:, _MARGIN:-_MARGIN]

@@ -132,7 +132,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "trunc": np.trunc,
     "isnan": np.isnan,
     "isinf": np.isinf,
-    "detach": _first,
     "override_grad": _first,
 }
 
