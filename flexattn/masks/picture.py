@@ -9,7 +9,7 @@ import numpy as np
 from flexattn.analysis.runs import EMPTY, FULL, PARTIAL, Array, Runs
 from flexattn.masks.parts import slice_count
 from flexattn.masks.sizes import check_table
-from flexattn.masks.sources import Source, strips
+from flexattn.masks.sources import Source, on_slices, strips
 from flexattn.masks.tables import cdiv
 
 SIGNS = {EMPTY: "  ", PARTIAL: "░░", FULL: "██"}
@@ -36,14 +36,15 @@ def coarsen(source: Source, grid: tuple[int, int], slices: Sequence[int]) -> dic
     check_table("the picture", (len(slices), lines, columns), 2)
     edges = np.minimum(np.arange(columns + 1) * step[1], source.cols)
     counts = np.zeros((2, len(slices), lines, columns), np.int64)
-    spans = [(0, source.rows, source)] if isinstance(source, Runs) else strips(source)
+    drawn = on_slices(source, np.array(slices), np.arange(len(slices), dtype=np.int32)[None])
+    spans = [(0, source.rows, drawn)] if isinstance(drawn, Runs) else strips(drawn)
     for begin, end, part in spans:
         assert isinstance(part, Runs)
         band = np.arange(begin, end) // step[0]
         starts = np.flatnonzero(np.diff(band, prepend=-1))
         for kind in (0, 1):
-            found = _counts(part, bool(kind), edges)[list(slices)]
-            counts[kind][:, band[starts]] += np.add.reduceat(found, starts, axis=1)
+            found = np.add.reduceat(_counts(part, bool(kind), edges), starts, axis=1)
+            counts[kind][:, band[starts]] += found
     heights = np.diff(np.minimum(np.arange(lines + 1) * step[0], source.rows))
     area = heights[:, None] * np.diff(edges)
     cells = np.full(counts.shape[1:], PARTIAL, np.uint8)
