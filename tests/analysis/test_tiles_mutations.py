@@ -98,6 +98,11 @@ SETS: list[Row] = [
 SINGLY: list[Row] = [
     ("singly.by_segments", OUTSIDE, after(lambda truth: truth and never(truth))),
     ("segments._joined", OUTSIDE, after(never)),
+    (
+        "segments.Cut.sizes",
+        "(q == k) & ~((IDS[q] == IDS[k]) & (IDS[q] == 2))",
+        after(lambda n: np.maximum(n - 1, 1)),
+    ),
     ("segments._cut", "(k & q) != (k % 4)", after(lambda cut: (cut[0], cut[1] * 0, cut[2]))),
     ("segments._witnesses", RIDDLE, lambda f: lambda *a: (np.ones(len(a[3]), bool),) * 2),
     ("singly.witnesses", RIDDLE, after(lambda found: (~found[0], found[1]))),
@@ -309,7 +314,7 @@ lines.Line.is_known lines.Places.again lines.Places.at lines.Places.everywhere l
 lines.three pieces.Pieces._pack pieces.Pieces._unpack pieces.Pieces._width prover.Prover._note
 prover.Prover.truth search.Levels.count search.Levels.top search.Search._prove search.Search._shape
 search.Search._singly search.Search.run singly._Work._by_segments singly._Work._by_witness
-singly._Work._frame singly._Work.run frame.Axis.sizes
+singly._Work._frame singly._Work.run segments.Cut.of frame.Axis.sizes
 """
 # What is asked, and of what: another choice would prove less, or count otherwise.
 CHOICES = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,17 +23,43 @@ POINTS = np.concatenate([CENTRE, CORNERS, SPREAD[::6]])
 
 _MARGIN = 4  # positions looked at beyond the ends of an interval, to see a slope there
 
-_TOGETHER = 1 << 16  # pieces of tiles proved together, about
+_TOGETHER = 1 << 15  # pieces of tiles proved together, about
 _ALL = 1 << 22  # pieces of tiles looked at
 
 
-def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
+@dataclass(frozen=True)
+class Cut:
+    """The pieces of both axes, of the intervals that some tiles lie in.
+
+    Attributes:
+        axes: The pieces of q_idx and of kv_idx.
+        first: Of each interval of either axis, its first piece.
+        count: How many pieces it has.
+    """
+
+    axes: tuple[Axis, Axis]
+    first: tuple[Array, Array]
+    count: tuple[Array, Array]
+
+    @classmethod
+    def of(cls, facts: Facts, frame: Frame) -> Cut:
+        """The pieces for the listed tiles of ``frame``."""
+        assert frame.tiles is not None
+        _, _, row, col = frame.tiles
+        q, kv = _cut(frame.q, facts.used[0], row), _cut(frame.kv, facts.used[1], col)
+        return cls((q[0], kv[0]), (q[1], kv[1]), (q[2], kv[2]))
+
+    def sizes(self, tiles: tuple[Array, ...]) -> Array:
+        """How many pieces each of the tiles (b, h, row, col) has."""
+        found: Array = self.count[0][tiles[2]] * self.count[1][tiles[3]]
+        return found
+
+
+def by_segments(node: Node, facts: Facts, frame: Frame, cut: Cut) -> Truth | None:
     """The truth of ``node`` on the listed tiles from that on their pieces; None if too many."""
     assert frame.tiles is not None
     b, h, row, col = frame.tiles
-    q, first_q, n_q = _cut(frame.q, facts.used[0], row)
-    kv, first_kv, n_kv = _cut(frame.kv, facts.used[1], col)
-    n = n_q[row] * n_kv[col]
+    n = cut.sizes(frame.tiles)
     total = int(n.sum())
     if total > _ALL or total == len(row):
         return None
@@ -42,9 +69,9 @@ def by_segments(node: Node, facts: Facts, frame: Frame) -> Truth | None:
         tile = np.repeat(at, n[at])
         starts = np.cumsum(n[at]) - n[at]
         place = np.arange(len(tile)) - np.repeat(starts, n[at])
-        wide = n_kv[col][tile]
-        pieces = first_q[row][tile] + place // wide, first_kv[col][tile] + place % wide
-        inner = Frame(q, kv, (b[tile], h[tile], *pieces))
+        wide = cut.count[1][col][tile]
+        rows, cols = cut.first[0][row][tile] + place // wide, cut.first[1][col][tile] + place % wide
+        inner = Frame(*cut.axes, (b[tile], h[tile], rows, cols))
         parts.append(_joined(node, facts, inner, starts))
     return Truth(*map(np.concatenate, zip(*parts)))
 

@@ -11,7 +11,7 @@ from flexattn.analysis.tiles.census import Census
 from flexattn.analysis.tiles.facts import Facts
 from flexattn.analysis.tiles.forms import KV, Q
 from flexattn.analysis.tiles.frame import Axis, Frame
-from flexattn.analysis.tiles.segments import by_segments
+from flexattn.analysis.tiles.segments import Cut, by_segments
 from flexattn.analysis.tiles.values import Array, UnknownNode
 from flexattn.analysis.tiles.witness import CENTRE, CORNERS, MANY, SPREAD, witnesses
 from flexattn.ir.nodes import Node
@@ -24,7 +24,10 @@ MOST_POINTS = 1 << 20
 MOST_PAIRS = 1 << 25
 """Pairs evaluated here; if tiles that are left have more, they are left to a kernel."""
 
-_PIECE = 1 << 19
+_PIECE = 1 << 17
+
+FEW = 3
+"""Pieces of a tile, on average, that are proved before many points of it are looked at."""
 
 
 @dataclass
@@ -61,11 +64,15 @@ class _Work:
 
     def run(self) -> Array:
         mixed = {Q, KV} <= self.asked.facts.forms.reads(self.asked.mask)
-        for points in (CENTRE, CORNERS):
+        for points in (CENTRE, CORNERS, SPREAD[::4]):
             self._by_witness(points)
-        self._by_many(SPREAD)
-        if len(self.open) and mixed:
-            self._by_segments()
+        cut = Cut.of(self.asked.facts, self._frame()) if len(self.open) and mixed else None
+        # Where tiles fall into many pieces, points are cheaper.
+        cheap = cut is not None and cut.sizes(self._frame().tiles or ()).mean() <= FEW
+        if not cheap:
+            self._by_many(SPREAD)
+        if cut is not None:
+            self._by_segments(cut)
         self._by_many(MANY)
         if len(self.open):
             self._by_evaluation()
@@ -90,8 +97,10 @@ class _Work:
         found = self.kept[self.open] & self.dropped[self.open]
         self._take(np.where(found, PARTIAL, UNDECIDED), "witness")
 
-    def _by_segments(self) -> None:
-        truth = by_segments(self.asked.mask, self.asked.facts, self._frame())
+    def _by_segments(self, cut: Cut) -> None:
+        if not len(self.open):
+            return
+        truth = by_segments(self.asked.mask, self.asked.facts, self._frame(), cut)
         if truth is None:
             return
         self.kept[self.open] |= truth.some
