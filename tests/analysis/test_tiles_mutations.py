@@ -228,11 +228,8 @@ PROVER: list[Row] = [
 STRUCTURE: list[Row] = [
     ("pieces.Pieces.forget", "(q < 40) | ((q - k) % 7 < 3)", given(None)),
     ("pieces.Pieces.add_dense", "q < 40", before(lambda self, c, *a: (self, c[..., ::-1, :], *a))),
-    (
-        "pieces.Pieces.add_cells",
-        "q * 2 < k",
-        before(lambda self, at, full, *a: (self, at, ~full, *a)),
-    ),
+    ("pieces.Pieces.add_patches", "q * 2 < k", before(lambda self, c, *a: (self, c[:, ::-1], *a))),
+    ("pieces._runs_of", "q * 2 < k", after(lambda found: (*found[:3], ~found[3]))),
     (
         "pieces.Pieces._add",
         "q * 2 < k",
@@ -316,6 +313,8 @@ prover.Prover.truth search.Levels.count search.Levels.top search.Search._prove s
 search.Search._singly search.Search.run singly._Work._by_segments singly._Work._by_witness
 singly._Work._frame singly._Work.run segments.Cut.of frame.Axis.sizes
 """
+# What takes evaluated tiles, which random masks are for (`test_tiles_random`).
+TAKEN = "pieces.Pieces.add_cells"
 # What is asked, and of what: another choice would prove less, or count otherwise.
 CHOICES = """
 prover.Prover._is_whole prover._is_answered prover._is_comparison search.Search._weights
@@ -345,4 +344,4 @@ def functions() -> set[str]:
 
 def test_every_function_has_a_row_or_proves_nothing() -> None:
     rows = {covered(place) for place, _, _ in MUTATIONS}
-    assert functions() - rows == {*KEPT.split(), *CHOICES.split()}
+    assert functions() - rows == {*KEPT.split(), *CHOICES.split(), TAKEN}

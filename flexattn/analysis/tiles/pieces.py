@@ -43,20 +43,28 @@ class Pieces:
                 is left out.
             offset: Number of the first slice.
         """
-        count, rows, cols = classes.shape
-        padded = np.zeros((count * rows, cols + 1), np.uint8)
-        np.copyto(padded[:, :cols], classes.reshape(-1, cols))
-        padded[padded > FULL] = EMPTY
-        flat = padded.ravel()
-        at = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        if flat[0]:
-            at = np.concatenate(([0], at))
-        value = flat[at]
-        run = value != EMPTY
-        begin, end = at[run], np.append(at[1:], flat.size)[run]
-        row = begin // (cols + 1)
-        base = row * (cols + 1)
-        self._add(row, begin - base, end - base, value[run] == FULL, rows, offset, tile)
+        line, start, stop, full = _runs_of(classes.reshape(-1, classes.shape[2]))
+        self._add(line + offset * classes.shape[1], start, stop, full, classes.shape[1], tile)
+
+    def add_patches(
+        self,
+        classes: Array,
+        at: tuple[Array, Array, Array],
+        rows: int,
+        tile: tuple[int, int],
+    ) -> None:
+        """Add tiles, ``tile`` finest ones high and wide, in patches of some rows and columns.
+
+        Args:
+            classes: uint8 [patches, high, wide], as in `add_dense`; EMPTY where there is no tile.
+            at: Of each patch its slice, first row and first column.
+            rows: Rows of tiles of this size in a slice.
+        """
+        _, high, wide = classes.shape
+        line, start, stop, full = _runs_of(classes.reshape(-1, wide))
+        patch = line // high
+        of, row, col = (index[patch] for index in at)
+        self._add(of * rows + row + line % high, col + start, col + stop, full, rows, tile)
 
     def add_cells(
         self, at: tuple[Array, Array, Array], full: Array, rows: int, tile: tuple[int, int]
@@ -78,23 +86,26 @@ class Pieces:
         first = np.flatnonzero(new)
         last = np.append(first[1:], len(key)) - 1
         begin, end = key[first] // 2, key[last] // 2 + 1
-        row = begin // wide
-        base = row * wide
-        self._add(row, begin - base, end - base, key[first] % 2 == 1, rows, 0, tile)
+        line = begin // wide
+        base = line * wide
+        self._add(line, begin - base, end - base, key[first] % 2 == 1, rows, tile)
 
     def _add(
         self,
-        row: Array,
+        line: Array,
         start: Array,
         stop: Array,
         full: Array,
         rows: int,
-        offset: int,
         tile: tuple[int, int],
     ) -> None:
-        """Runs of tiles of one size, ``rows`` rows to a slice, as runs of the finest ones."""
+        """Runs of tiles of one size as runs of the finest ones.
+
+        Args:
+            line: slice * rows + row of each, for ``rows`` rows to a slice.
+        """
         high, wide = tile
-        of, row = row // rows + offset, row % rows
+        of, row = line // rows, line % rows
         start, stop = start * wide, np.minimum(stop * wide, self.cols)
         if high > 1:
             times = np.minimum(self.rows - row * high, high)
@@ -161,6 +172,23 @@ class Pieces:
         stop = stop - out
         pieces = self._pack(row, start, stop, full)
         return np.concatenate((pieces[start < stop], last))
+
+
+def _runs_of(classes: Array) -> tuple[Array, Array, Array, Array]:
+    """Line, start, stop, and whether FULL, of each run in uint8 [lines, n]."""
+    lines, n = classes.shape
+    padded = np.zeros((lines, n + 1), np.uint8)
+    np.copyto(padded[:, :n], classes)
+    padded[padded > FULL] = EMPTY
+    flat = padded.ravel()
+    at = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        at = np.concatenate(([0], at))
+    value = flat[at]
+    run = value != EMPTY
+    begin, end = at[run], np.append(at[1:], flat.size)[run]
+    line = begin // (n + 1)
+    return line, begin - line * (n + 1), end - line * (n + 1), value[run] == FULL
 
 
 def share(runs: Runs) -> Runs:

@@ -28,7 +28,7 @@ TOP = 128
 DENSE = 1 << 20
 """Tiles proved together, at most, if that saves listing them."""
 
-LISTED = 1 << 17
+LISTED = 1 << 16
 """Listed tiles proved together: what is worked out of them stays in the processor's cache."""
 
 MANY = 4
@@ -204,10 +204,9 @@ class Search:
         if frame.tiles is None:
             self.pieces.add_dense(classes.reshape(-1, *classes.shape[2:]), self.offset, tile)
             return
-        at = np.nonzero((classes == FULL) | (classes == PARTIAL))
-        b, h, row, col = _named(frame, at)
-        rows = len(self.levels.sides[level][0])
-        self.pieces.add_cells((self._slice(b, h), row, col), classes[at] == FULL, rows, tile)
+        b, h, row, col = frame.tiles
+        at = self._slice(b, h)[:, 0, 0], row[:, 0, 0], col[:, 0, 0]
+        self.pieces.add_patches(classes, at, len(self.levels.sides[level][0]), tile)
 
 
 def _classes(
