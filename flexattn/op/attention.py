@@ -36,6 +36,7 @@ from flexattn.op import (
 from flexattn.op.call import BACKENDS, forward
 from flexattn.op.options import FlexKernelOptions, read_kernel_options
 from flexattn.op.outputs import AuxOutput, AuxRequest
+from flexattn.op.ranges import attach
 from flexattn.op.request import Call, KernelOptions, Outputs
 from flexattn.op.validate import (
     check_block_mask,
@@ -77,7 +78,7 @@ def flex_attention(
         scale: Factor on the dot products; ``1 / sqrt(D)`` by default.
         enable_gqa: Let each key head serve ``Hq / Hkv`` query heads.
         return_lse: Return ``(out, lse)``.
-        kernel_options: PyTorch's, and one of ours (docs/kernel_options.md). Tiles and the like
+        kernel_options: PyTorch's, and two of ours (docs/kernel_options.md). Tiles and the like
             take effect on GPUs; results depend on ``fast_tanh`` alone, beyond rounding.
         return_aux: Return ``(out, AuxOutput)`` with what is requested.
         mask_mod: ``mask_mod(b, h, q_idx, kv_idx)``, instead of a block mask: one is made, and
@@ -111,17 +112,13 @@ def flex_attention(
     check_inputs(query, key, value, enable_gqa)
     kernel = () if kernel_options is None else read_kernel_options(kernel_options)
     check_flags(enable_gqa=enable_gqa, deterministic=deterministic)
-    tables: Sequence[Tensor] = ()
-    block = (1, 1)
     if mask_mod is not None:
-        made = _mask_of(mask_mod, block_mask, query, key)
-        if made is not None:
-            tables, block = mask_reuse.tables_of(made), made.BLOCK_SIZE
+        block_mask = _mask_of(mask_mod, block_mask, query, key)
     elif block_mask is not None:
         block_mask = mask_reuse.converted(block_mask)
         check_block_mask(block_mask, query, key)
-        tables, block = mask_reuse.tables_of(block_mask), block_mask.BLOCK_SIZE
         mask_mod = block_mask.mask_mod
+    tables, ranges, block = mask_reuse.blocks_of(block_mask, query, kernel_options)
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     if isinstance(scale, torch.SymFloat):
@@ -139,6 +136,7 @@ def flex_attention(
         max_scores,
         deterministic,
         kernel,
+        ranges,
     )
     return _returned(out, lse_out, max_out, return_aux is not None)
 
@@ -162,8 +160,13 @@ def attend(
     max_scores: bool,
     deterministic: bool = False,
     kernel: KernelOptions = (),
+    ranges: Any = None,
 ) -> Outputs:
-    """Attention with arguments that were checked: traces (score_mod, mask_mod) and runs."""
+    """Attention with arguments that were checked: traces (score_mod, mask_mod) and runs.
+
+    Args:
+        ranges: The `op.mask_forms.KernelRanges` that stand for ``tables``, or None.
+    """
     compute = compute_dtype(query.dtype)
     device = query.device
     score_mod, mask_mod = mods
@@ -172,6 +175,8 @@ def attend(
     )
     mask = None if mask_mod is None else trace_mod(mask_mod, "mask", compute=compute, device=device)
     bound = symbolic.bind(score, mask, compute)
+    if ranges is not None:
+        bound = attach(bound, ranges.ranges, ranges.ints, ranges.captures)
     call = Call(
         *(query, key, value, bound, tables, block, scale, backend),
         *(lse, max_scores, deterministic, kernel),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,13 +18,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from flexattn.errors import BlockMaskError
+from flexattn.errors import BlockMaskError, KernelOptionError
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
+from flexattn.op.options import block_list
 from flexattn.op.programs import Bound, bind
 from flexattn.op.triton_streams import is_capturing, stream_on
 from flexattn.runtime import counters
 from flexattn.trace import trace_mod
+
+LONG_LISTS = 1 << 22
+"""Entries of a list of blocks from which on kernels rather compute which blocks to visit."""
 
 KEPT_MASKS = 32
 KEPT_BYTES = 64 << 20  # of captured values copied for comparison
@@ -104,6 +108,51 @@ def converted(mask: Any) -> BlockMask:
 def tables_of(mask: BlockMask) -> tuple[Tensor, ...]:
     """The block lists as a ``Call`` has them."""
     return mask._kernel_tables()
+
+
+def blocks_of(
+    mask: BlockMask | None, query: Tensor, options: Mapping[str, Any] | None
+) -> tuple[tuple[Tensor, ...], Any, tuple[int, int]]:
+    """The block lists of a call, or () and the `op.mask_forms.KernelRanges` in their place.
+
+    With them, BLOCK_SIZE. By default kernels read lists, unless these would be long and the
+    mask's closed form serves; ``block_list`` of ``options`` decides otherwise.
+    """
+    if mask is None:
+        return (), None, (1, 1)
+    asked, block = block_list(options), mask.BLOCK_SIZE
+    if asked == "table" or (asked is None and (mask._form is None or mask._kernel is not None)):
+        return tables_of(mask), None, block
+    why = _why_no_ranges(mask, query)
+    if asked is None and (why is not None or mask._narrow_entries() < LONG_LISTS):
+        return tables_of(mask), None, block
+    if why is not None:
+        raise KernelOptionError(
+            "kernel_options['block_list'] is 'closed_form', and this mask has to be read as lists.",
+            why=why,
+            fix="leave block_list out, or pass 'table'.",
+        )
+    return (), mask._form.kernel_ranges, block
+
+
+def _why_no_ranges(mask: BlockMask, query: Tensor) -> str | None:
+    """Why kernels cannot run on the closed form of ``mask``; None if they can."""
+    form = mask._form
+    if form is None:
+        return (
+            "it was not made by create_block_mask from a mask_mod with a closed form of at most "
+            "four ranges whose first and last queries tell every block (see explain)."
+        )
+    if mask._written():
+        return "its lists were written to."
+    if not form.serves(query.shape[0], query.shape[1]):
+        return (
+            "it was made for other batches or heads than the call has, or a tensor that its "
+            "mask_mod captures was written to since."
+        )
+    if form.kernel_ranges is None:
+        return "the ranges of queries of a key do not tell every block."
+    return None
 
 
 def _is_same(kept: _Kept, bound: Bound) -> bool:

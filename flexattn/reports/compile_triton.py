@@ -121,7 +121,7 @@ def _choices(traced: Traced, kernel: str, gpu: Target, dtype: str, D: int, DV: i
         aligned=aligned,
         tables=4 if masked else 0,
         even=(BLOCK[0] % tile.bm if kernel == "dkdv" else BLOCK[1] % tile.bn) == 0,
-        ordered=masked and kernel != "decode",
+        ordered=masked and traced.program.ranges is None and kernel != "decode",
         descriptors=aligned and takes_descriptors(gpu, dtype, D, DV),
         pack=kernel == "decode",
         dense_captures=tuple(tensor.ndim > 0 for tensor in captures),
