@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,8 @@ from flexattn.op.programs import Bound
 from flexattn.op.structure import structure
 from flexattn.op.triton_streams import is_capturing_on
 from flexattn.trace import trace_mod
+
+_VARIABLE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 DeviceLike = torch.device | str | int | None
 
@@ -266,6 +269,8 @@ def _is_score_mod(mod: Callable[..., Any]) -> bool:
     """Whether ``mod`` wants five arguments."""
     if not callable(mod):
         return False  # the tracer says so in better words
+    if type(mod) is FunctionType and mod.__code__.co_flags & _VARIABLE == 0:
+        return mod.__code__.co_argcount - len(mod.__defaults__ or ()) == 5
     try:
         parameters = inspect.signature(mod).parameters.values()
     except (TypeError, ValueError):

@@ -86,12 +86,14 @@ def _shifted_tables(tables: Any) -> Any:
 _common = unite._common
 _rises = derived._rises
 _of_several = rows.of_several
-_in_order = rows.in_order
 
 
-def _all_apart(marks: Any) -> Any:
-    marks, apart = _in_order(marks)
-    return marks, np.ones_like(apart)
+_mark = rows._Finder._mark
+
+
+def _shifted_marks(self: Any, ends: Any, marks: Any) -> None:
+    _mark(self, ends, marks)
+    marks[...] = np.maximum(marks - 1, 0)
 
 
 def _common_without(part: str) -> Callable[..., Any]:
@@ -165,14 +167,15 @@ MUTANTS: dict[str, Mutant] = {
         rows._Finder, "_ends", ends_with(sure=lambda e: np.ones_like(e.low_min, bool))
     ),
     "first and last decide": method(rows._Finder, "_ends", ends_with(plain=lambda e: True)),
-    "marks": method(rows._Finder, "_marks", lambda marks: np.maximum(marks - 1, 0)),
-    "pieces in order": (rows, "in_order", _all_apart),
+    "marks": (rows._Finder, "_mark", _shifted_marks),
+    "pieces in order": (rows, "stand_apart", lambda marks: np.ones(len(marks), bool)),
     "pieces together": (
         rows,
         "of_several",
-        lambda marks, which: (_of_several(marks, which)[0], (which[:0], which[:0])),
+        lambda marks, which, tell: (_of_several(marks, which, tell)[0], which[:0], False),
     ),
-    "surely partial": method(rows._Finder, "_surely_partial", np.ones_like),
+    "surely partial": method(rows._Finder, "_told", np.ones_like),
+    "surely full": method(rows._Finder, "_told", lambda told: np.full_like(told, 2)),
     "positions one by one": method(rows._Finder, "_touched", np.zeros_like),
     "bits": (bits.RULES, "mul", max),
     "divisions": (requires, "DIVISIONS", frozenset()),

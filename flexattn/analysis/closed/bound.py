@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ class BoundForm:
     numbers: Mapping[str, int]
     captures: Sequence[Array]
     derived: Derived
+    _known: dict[Node, int] = field(default_factory=dict)
 
     @property
     def given_length(self) -> int:
@@ -81,7 +82,9 @@ class BoundForm:
 
     def number(self, node: Node) -> int:
         """The value of an expression of numbers alone."""
-        return int(values_of(self.numbers, self.captures)(node))
+        if node not in self._known:
+            self._known[node] = int(values_of(self.numbers, self.captures)(node))
+        return self._known[node]
 
 
 def bind_form(

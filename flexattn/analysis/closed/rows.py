@@ -8,8 +8,10 @@ positions of the row are looked at one by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -20,16 +22,16 @@ from flexattn.analysis.closed.segments import (
     Segments,
     by_row,
     chosen,
-    in_order,
     joined,
     of_ordered,
     of_several,
+    stand_apart,
 )
 from flexattn.analysis.closed.shape import Shape, shapes_of
-from flexattn.analysis.runs import FULL, Runs, from_classes
+from flexattn.analysis.runs import FULL, PARTIAL, Runs, from_classes
 from flexattn.analysis.tiles.values import Array, UnknownNode, Values
 
-MOST_ROWS = 1 << 11
+MOST_ROWS = 1 << 12
 """Rows of blocks looked at together: what is computed on the way stays in the cache."""
 
 MOST_CELLS = 1 << 21
@@ -149,13 +151,15 @@ class _Finder:
         self.ragged = rows.stop == all_rows.stop and self.given % block[0] != 0
         self.rows, self.cols = len(rows), -(-self.length // block[1])
         self.slices = self.frame[0] * self.frame[1]
-        self.ends = bound.grid(np.concatenate([self.first, self.last]), self.batches)
         self._everywhere: Values | None = None
+        self.filled = False  # whether pieces fill a block that none fills alone
 
     def find(self) -> _Part:
         pieces = self.bound.form.pieces
         shapes = shapes_of(self.bound.form, self._own_captures())
-        found = [self._ends(piece, shape) for piece, shape in zip(pieces, shapes)]
+        values = self._at_ends()
+        found = [self._ends(piece, shape, values) for piece, shape in zip(pieces, shapes)]
+        del values  # and what it holds
         unsure = np.zeros((self.slices, self.rows), bool)
         for ends in found:
             if not ends.sure.all():
@@ -163,7 +167,7 @@ class _Finder:
         open_ = unsure.ravel()
         parts = self._segments(found, open_)
         looked = int(np.count_nonzero(open_))
-        by_ends = all(ends.plain for ends in found)
+        by_ends = all(ends.plain for ends in found) and not self.filled
         if looked:
             guess = by_row([chosen(part, open_[part[0]]) for part in parts])
             seen = joined(list(self._look(open_)))
@@ -185,7 +189,7 @@ class _Finder:
         found = repeats.moving(self.bound, piece, first, last)
         if found is None:
             (shape,) = shapes_of(self.bound.form, self._own_captures())
-            ends = self._ends(piece, shape)
+            ends = self._ends(piece, shape, self._at_ends())
             if not ends.sure.all():
                 return None
             sides = (ends.low_min, ends.low_max, ends.high_min, ends.high_max)
@@ -202,55 +206,62 @@ class _Finder:
 
     def _segments(self, found: Sequence[_Ends], open_: Array) -> list[Segments]:
         """The runs of all pieces in one or two parts; opens rows that marks do not settle."""
-        marks: Sequence[Array] = [self._marks(ends) for ends in found]
-        if not marks:
+        if not found:
             nothing = np.zeros(0, np.int32)
             return [(nothing, nothing, nothing, np.zeros(0, bool))]
-        if len(marks) == 1:
-            return [of_ordered(marks[0][:, None])]
-        marks, apart = in_order(marks)
-        stacked = np.stack(marks, axis=1)
+        marks = np.empty((self.slices, self.rows, len(found), 4), np.int32)
+        # In the order in which they begin in the last row, where most have moved apart.
+        for place, ends in enumerate(sorted(found, key=lambda ends: int(ends.low_min[-1, -1]))):
+            self._mark(ends, marks[:, :, place])
+        stacked = marks.reshape(-1, len(found), 4)
+        if len(found) == 1:
+            return [of_ordered(stacked)]
+        apart = stand_apart(stacked)
         if apart.all():
             return [of_ordered(stacked)]
         mixed = np.flatnonzero(~apart)
-        segments, (row, block) = of_several(stacked[mixed], mixed)
-        open_[row[~self._surely_partial(found, row, block)]] = True
+        segments, left, self.filled = of_several(stacked[mixed], mixed, partial(self._told, found))
+        open_[left] = True
         stacked[mixed] = 0
         return [of_ordered(stacked), segments]
 
-    def _surely_partial(self, found: Sequence[_Ends], row: Array, block: Array) -> Array:
-        """Whether the first or the last position of each row leaves out some of its ``block``.
+    def _told(self, found: Sequence[_Ends], row: Array, block: Array) -> Array:
+        """PARTIAL where the first or last position of a row leaves out some of its block.
 
-        A block of -1 stands for several, of which that would have to be asked one by one.
+        FULL where what all positions keep covers it; 0 where neither is so.
         """
-        if not all(ends.plain for ends in found):
-            return np.zeros(len(row), bool)
-        left_out = np.zeros(len(row), bool)
         begin = block * self.block[1]
         end = np.minimum(begin + self.block[1], self.length)
-        for low_of, high_of in (("low_min", "high_min"), ("low_max", "high_max")):
-            low, high = (
-                np.stack([getattr(ends, name).ravel()[row] for ends in found])
-                for name in (low_of, high_of)
-            )
-            order = np.argsort(low, axis=0)
-            low, high = (np.take_along_axis(side, order, 0) for side in (low, high))
-            reach = begin.copy()  # how far the ranges, from the lowest on, cover the block
-            for piece_low, piece_high in zip(low, high):
-                reach = np.where(piece_low <= reach, np.maximum(reach, piece_high), reach)
-            left_out |= reach < end
-        return left_out & (block >= 0)
+        # [pieces, 3, blocks]: at the first position, at the last one, and what all have in common
+        low, high = (
+            np.array([[getattr(ends, name).ravel()[row] for name in names] for ends in found])
+            for names in (("low_min", "low_max", "low_max"), ("high_min", "high_max", "high_min"))
+        )
+        order = np.argsort(low, axis=0)
+        low, high = (np.take_along_axis(side, order, 0) for side in (low, high))
+        reach = np.broadcast_to(begin, low.shape[1:])  # how far ranges, from the lowest on, cover
+        for piece_low, piece_high in zip(low, high):
+            reach = np.where(piece_low <= reach, np.maximum(reach, piece_high), reach)
+        at_first, at_last, always = reach >= end
+        whole = (end - begin == self.block[1]) & ~(self.ragged & (row % self.rows == self.rows - 1))
+        told = np.where(always, np.where(whole, FULL, PARTIAL), 0)
+        if all(ends.plain for ends in found):
+            told = np.where(at_first & at_last, told, PARTIAL)
+        return told
 
     def _own_captures(self) -> int:
         return len(self.bound.captures) - len(self.bound.form.tables)
 
     # Ends of one piece ------------------------------------------------------------------------
 
-    def _ends(self, piece: Piece, shape: Shape) -> _Ends:
+    def _at_ends(self) -> Values:
+        return self.bound.grid(np.concatenate([self.first, self.last]), self.batches)
+
+    def _ends(self, piece: Piece, shape: Shape, values: Values) -> _Ends:
         rising = shape.rising is not None and all(map(self.bound.derived.ascends, shape.rising))
         if not rising or piece.when is not None:
             return self._ends_of_all(piece)
-        low, high = self._range(self.ends, piece, 2 * self.rows)
+        low, high = self._range(values, piece, 2 * self.rows)
         low0, low1 = low[:, : self.rows], low[:, self.rows :]
         high0, high1 = high[:, : self.rows], high[:, self.rows :]
         if shape.touching is not None and all(self.bound.number(n) >= 0 for n in shape.touching):
@@ -261,13 +272,15 @@ class _Finder:
 
     def _range(self, values: Values, piece: Piece, count: int) -> tuple[Array, Array]:
         """The piece at ``count`` positions, cut to the length: int32 [slices, count]."""
-        ends = []
+        ends, frame = [], (*self.frame, count)
         for node, bare in ((piece.low, BEGIN), (piece.high, END)):
             if node is bare:
-                end = np.full((1, 1, 1), 0 if bare is BEGIN else self.length, np.int32)
+                end = np.full(frame, 0 if bare is BEGIN else self.length, np.int32)
             else:
-                end = np.clip(values(node), 0, self.length).astype(np.int32, copy=False)
-            ends.append(np.broadcast_to(end, (*self.frame, count)).reshape(-1, count))
+                end = np.maximum(values(node), 0)
+                end = np.minimum(end, self.length).astype(np.int32, copy=False)
+                end = np.broadcast_to(end, frame) if end.size < math.prod(frame) else end
+            ends.append(end.reshape(-1, count))
         return ends[0], ends[1]
 
     def _ends_of_all(self, piece: Piece) -> _Ends:
@@ -291,27 +304,32 @@ class _Finder:
         high_min = np.minimum.reduceat(high_in, at, -1)
         return _Ends(low_min, low_max, high_min, high_max, low_top <= high_low, False)
 
-    def _marks(self, ends: _Ends) -> Array:
-        """Columns where blocks begin to be reached and filled, and cease to: [slices * rows, 4].
+    def _mark(self, ends: _Ends, marks: Array) -> None:
+        """Write the columns where blocks begin to be reached and filled, and cease to.
 
-        Begin, full begin, full end, end, each no less than the one before. Where none is filled,
-        the middle two are the end.
+        Begin, full begin, full end, end, each no less than the one before, into ``marks`` int32
+        [slices, rows, 4]. Where none is filled, the middle two are the end.
         """
-        size = self.block[1]
         reached = ends.low_min < ends.high_max
-        begin = np.where(reached, ends.low_min // size, 0)
-        end = np.where(reached, (ends.high_max + (size - 1)) // size, 0)
-        full_begin, full_end = (ends.low_max + (size - 1)) // size, ends.high_min // size
+        begin = np.where(reached, self._block(ends.low_min), 0)
+        end = np.where(reached, self._block(ends.high_max + (self.block[1] - 1)), 0)
+        full_begin = self._block(ends.low_max + (self.block[1] - 1))
+        full_end = self._block(ends.high_min)
         if self.ragged:
             full_end[:, -1] = 0  # a row that sticks out is never full
         some = full_begin < full_end
-        marks = np.empty((self.slices, self.rows, 4), np.int32)
         marks[..., 0], marks[..., 3] = begin, end
         marks[..., 1], marks[..., 2] = (
             np.where(some, full_begin, end),
             np.where(some, full_end, end),
         )
-        return marks.reshape(-1, 4)
+
+    def _block(self, positions: Array) -> Array:
+        """The block of each position."""
+        size = self.block[1]
+        if size & (size - 1) == 0:
+            return positions >> (size.bit_length() - 1)
+        return positions // size
 
     # Positions one by one ---------------------------------------------------------------------
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
+from flexattn.analysis.runs import FULL
 from flexattn.analysis.tiles.values import Array
 
 Segments: TypeAlias = "tuple[Array, Array, Array, Array]"
 """Runs as they are found: row in slices * rows, start, stop, full."""
+
+
+Tell: TypeAlias = Callable[[Array, Array], Array]
 
 
 def of_ordered(marks: Array) -> Segments:
@@ -20,51 +24,63 @@ def of_ordered(marks: Array) -> Segments:
     np.greater(flat[1:], flat[:-1], out=longer[:-1])
     longer[3::4] = False  # from one piece to the next
     at = np.flatnonzero(longer)
-    row = (at >> 2) // marks.shape[1] if marks.shape[1] > 1 else at >> 2
-    return row, flat[at], flat[at + 1], at & 3 == 1
+    start, stop, full = flat[at], flat[at + 1], at & 3 == 1
+    each = 4 * marks.shape[1]
+    if each & (each - 1) == 0:
+        at >>= each.bit_length() - 1
+    else:
+        at //= each
+    return at, start, stop, full
 
 
-def of_several(marks: Array, rows: Array) -> tuple[Segments, tuple[Array, Array]]:
-    """The same of pieces in any order, and (row, block) where they may fill one only together.
+def of_several(marks: Array, rows: Array, tell: Tell) -> tuple[Segments, Array, bool]:
+    """The same of pieces in any order, the rows left open, and whether ``tell`` filled a block.
 
-    A block of -1 stands for several.
+    Where several pieces reach a block and none fills it, they may do so together.
+
+    Args:
+        tell: Of (row, block) whether it is PARTIAL or FULL; 0 where that is not known.
     """
     cuts = np.sort(marks.reshape(len(marks), -1), axis=1)
     start, stop = cuts[:, :-1], cuts[:, 1:]
     reached = np.zeros(start.shape, np.int8)
     full = np.zeros(start.shape, bool)
-    for begin, full_begin, full_end, end in np.moveaxis(marks, 0, 2)[..., None]:
+    for piece in range(marks.shape[1]):
+        begin, full_begin, full_end, end = marks[:, piece, :, None].swapaxes(0, 1)
         reached += (begin <= start) & (start < end)
         full |= (full_begin <= start) & (start < full_end)
     there = (stop > start) & (reached > 0)
-    asked, part = np.nonzero(there & (reached > 1) & ~full)
-    block = np.where(stop[asked, part] - start[asked, part] == 1, start[asked, part], -1)
+    row, part = np.nonzero(there & (reached > 1) & ~full)
+    told = np.zeros(len(row), np.int8)
+    single = stop[row, part] - start[row, part] == 1
+    told[single] = tell(rows[row[single]], start[row, part][single])
+    full[row, part] = told == FULL
+    left = rows[row[told == 0]]
     row, part = np.nonzero(there)
     start, stop, full = start[row, part], stop[row, part], full[row, part]
     same = np.zeros(len(row), bool)
     same[1:] = (row[1:] == row[:-1]) & (start[1:] == stop[:-1]) & (full[1:] == full[:-1])
     begins = np.flatnonzero(~same)
     ends = np.append(begins[1:], len(row)) - 1
-    return (rows[row[begins]], start[begins], stop[ends], full[begins]), (rows[asked], block)
+    segments = rows[row[begins]], start[begins], stop[ends], full[begins]
+    return segments, left, bool((told == FULL).any())
 
 
-def in_order(marks: Sequence[Array]) -> tuple[Sequence[Array], Array]:
-    """Pieces in the order in which they begin in the last row, and the rows where they stand so.
+def stand_apart(marks: Array) -> Array:
+    """The rows in which each piece begins beyond the end of those before, so that no runs touch.
 
-    There each begins beyond the end of the one before, so that no two runs touch. A piece that is
-    not there stands nowhere.
+    A piece that is not there stands nowhere.
     """
-    marks = sorted(marks, key=lambda mark: int(mark[-1, 0]))
-    apart = np.ones(len(marks[0]), bool)
-    reach = marks[0][:, 3]
-    for mark in marks[1:]:
-        begin, end = mark[:, 0], mark[:, 3]
+    apart = np.ones(len(marks), bool)
+    reach = marks[:, 0, 3]
+    for piece in range(1, marks.shape[1]):
+        begin, end = marks[:, piece, 0], marks[:, piece, 3]
         apart &= (begin > reach) | (begin == end)
         reach = np.maximum(reach, end)
-    return marks, apart
+    return apart
 
 
-def chosen(segments: Segments, which: Array) -> Segments:
+def chosen(segments: Segments, which: Array | slice) -> Segments:
     row, start, stop, full = segments
     return row[which], start[which], stop[which], full[which]
 
@@ -80,5 +96,11 @@ def by_row(parts: Sequence[Segments]) -> Segments:
     parts = [part for part in parts if len(part[0])] or [parts[0]]
     if len(parts) == 1:
         return parts[0]
+    if len(parts) == 2:
+        first, second = parts
+        at = int(np.searchsorted(first[0], second[0][0]))
+        if at == len(first[0]) or first[0][at] > second[0][-1]:
+            before, after = chosen(first, slice(at)), chosen(first, slice(at, None))
+            return joined([before, second, after])
     found = joined(parts)
     return chosen(found, np.argsort(found[0], kind="stable"))

@@ -10,6 +10,7 @@ and twice the speed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -321,6 +322,8 @@ def _safe_index(index: Array, size: int) -> Array:
 
 
 def _check_size(arrays: Sequence[Array]) -> None:
+    if math.prod(a.size for a in arrays) <= MOST:
+        return  # however they broadcast
     size = 1
     for length in np.broadcast_shapes(*(a.shape for a in arrays)):
         size *= length
