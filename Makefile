@@ -78,9 +78,10 @@ types: $(READY)
 
 figures: $(READY)
 	mkdir -p docs/benchmarks
-	for suite in cpu-forward cpu-backward latency startup memory; do \
+	for suite in cpu-forward cpu-backward latency startup memory masks; do \
 		$(BIN)/python -m flexattn bench $$suite --output docs/benchmarks/$$suite.json || exit 1; \
 	done
+	$(BIN)/python docs/benchmarks/mask_recipes.py
 	$(BIN)/python docs/fill_figures.py
 
 clean:

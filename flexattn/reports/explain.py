@@ -18,6 +18,7 @@ from flexattn.kernel.source import KernelSource, kernel_source
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import STORAGE
+from flexattn.reports.leaving import leavings
 from flexattn.reports.problem import Mod, Problem, Traced, make_problem, trace
 from flexattn.reports.structure import structure_of
 
@@ -98,7 +99,12 @@ def explain(
         "graph": _graph(traced),
         "derivative": _derivative(backward.hooks),
         "hoisted": findings.hoisted(forward.hooks),
-        "proofs": findings.proofs(traced.program, traced.facts.proved, traced.facts.wide),
+        "proofs": "\n".join(
+            [
+                findings.proofs(traced.program, traced.facts.proved, traced.facts.wide),
+                *leavings(traced, problem),
+            ]
+        ),
         "tiles": _tiles(forward),
         "closed form": "no mask_mod." if found is None else found.form_text(),
         "decided": "no mask_mod." if found is None else found.tiles_text(),

@@ -104,3 +104,29 @@ def test_what_decided_the_tiles_is_told():
     assert told.structure["rules"]["order"] > 0
     assert "by proof" in told.sections["decided"]
     json.loads(told.to_json())
+
+
+def test_where_a_gather_leaves_is_named():
+    bias = torch.zeros(4, 127)
+
+    def relative(score, b, h, q_idx, kv_idx):
+        return score + bias[h, q_idx - kv_idx + 64]
+
+    def near(b, h, q_idx, kv_idx):
+        return q_idx - kv_idx < 63
+
+    told = flexattn.explain(relative, H=4, Q_LEN=64).sections["proofs"]
+    assert "leaves at b=0, h=0, q_idx=63, kv_idx=0: index 127 of 127" in told
+    told = flexattn.explain(relative, near, H=4, Q_LEN=64).sections["proofs"]
+    assert "leaves" not in told
+    ids = torch.arange(64) // 9
+    start = torch.zeros(8, dtype=torch.int64)
+
+    def nested(b, h, q_idx, kv_idx):
+        return kv_idx >= start[ids[q_idx]]
+
+    told = flexattn.explain(mask_mod=nested, H=4, Q_LEN=64).sections["proofs"]
+    assert "never leaves where it counts" in told
+    ids[40] = 9
+    told = flexattn.explain(score_mod=lambda s, b, h, q, k: s * start[ids[q]], H=4, Q_LEN=64)
+    assert "q_idx=40, kv_idx=0: index 9 of 8" in told.sections["proofs"]
