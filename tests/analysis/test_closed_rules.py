@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_masks import ASCENDING, FLAGS, KV, LOOSE, RUN, Drawn, Q, drawn
+from closed_masks import ASCENDING, FLAGS, KV, LOOSE, RUN, B, Drawn, Q, drawn
 from closed_mutants import MUTANTS
-from closed_truth import fault_of
+from closed_truth import bound_of, fault_of
 
+from flexattn.analysis.closed.rows import rows_of
 from flexattn.analysis.closed.shape import shapes_of
 from flexattn.ir.nodes import BOOL, I64, Apply, Const, Input, Load, Node
 
@@ -127,3 +128,14 @@ def _is_wrong(mask: Drawn) -> bool:
         return fault_of(**vars(mask)) not in (None, "none")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return True
+
+
+def test_batches_that_are_alike_share_a_slice() -> None:
+    ids = torch.stack([torch.arange(80) // (9 + 20 * (b % 2)) for b in range(6)])
+    root = is_("eq", Load(0, (B, Q), I64), Load(0, (B, KV), I64))
+    bound = bound_of(root, [ids], [], (6, 1, 80, 80))
+    assert bound is not None
+    rows = rows_of(bound, (16, 16))
+    assert rows is not None
+    assert rows.runs.slices.ravel().tolist() == [0, 1, 0, 1, 0, 1]
+    assert len(rows.runs.first) == 2 * 5 + 1

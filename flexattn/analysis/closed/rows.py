@@ -29,6 +29,7 @@ from flexattn.analysis.closed.segments import (
 )
 from flexattn.analysis.closed.shape import Shape, shapes_of
 from flexattn.analysis.runs import FULL, PARTIAL, Runs, from_classes
+from flexattn.analysis.tiles.pieces import share
 from flexattn.analysis.tiles.values import Array, UnknownNode, Values
 
 MOST_ROWS = 1 << 12
@@ -90,7 +91,7 @@ def _find(bound: BoundForm, block: tuple[int, int]) -> Rows:
     slices = np.arange(batch * heads, dtype=np.int32).reshape(batch, heads)
     cols = -(-bound.solved_length // block[1])
     runs = Runs(rows, cols, slices, first, start, stop, full)
-    return Rows(runs, all(p.by_ends for p in found), sum(p.looked for p in found))
+    return Rows(share(runs), all(p.by_ends for p in found), sum(p.looked for p in found))
 
 
 def _split(length: int, most: int) -> list[range]:
