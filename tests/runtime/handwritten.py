@@ -11,19 +11,19 @@ from flexattn.ir.program import CaptureType, Program
 from flexattn.kernel.spec import TILES, KernelSpec
 
 # The arguments are all of 8 bytes, so a kernel may read them by number: 0 is `classes` (here
-# the output), 1-11 the other fields, then captures, sizes, strides, ints, floats, fault, grads,
+# the output), 1-13 the other fields, then captures, sizes, strides, ints, floats, fault, grads,
 # grad_group_strides, threads.
 ECHO = """
 extern "C" int flexattn_tiles(const long long* a) {
   long long* out = (long long*)a[0];
-  out[0] = a[20];                               // threads
+  out[0] = a[22];                               // threads
   out[1] = a[1];                                // b0
-  out[2] = *(const int*)((const void**)a[12])[0];   // first element of capture 0
-  for (int i = 0; i < 3; i++) out[3 + i] = ((const long long*)a[13])[i];
-  for (int i = 0; i < 3; i++) out[6 + i] = ((const long long*)a[14])[i];
-  out[9] = ((const long long*)a[15])[0];
-  out[10] = (long long)(((const double*)a[16])[0] * 1000);
-  if (a[2] == 1) for (int i = 0; i < 4; i++) ((long long*)a[17])[i] = 10 + i;
+  out[2] = *(const int*)((const void**)a[14])[0];   // first element of capture 0
+  for (int i = 0; i < 3; i++) out[3 + i] = ((const long long*)a[15])[i];
+  for (int i = 0; i < 3; i++) out[6 + i] = ((const long long*)a[16])[i];
+  out[9] = ((const long long*)a[17])[0];
+  out[10] = (long long)(((const double*)a[18])[0] * 1000);
+  if (a[2] == 1) for (int i = 0; i < 4; i++) ((long long*)a[19])[i] = 10 + i;
   return (int)a[2];                             // h0
 }
 """

@@ -21,7 +21,7 @@ INTS, TABLE = torch.tensor([7, 8, 9], dtype=torch.int32), torch.zeros(4, 6).t()
 TEAM = """
 extern "C" int flexattn_tiles(const long long* a) {
   int members = 0;
-  #pragma omp parallel num_threads(a[20]) if(a[20] > 1)
+  #pragma omp parallel num_threads(a[22]) if(a[22] > 1)
   {
     __atomic_fetch_add(&members, 1, __ATOMIC_SEQ_CST);
   }
