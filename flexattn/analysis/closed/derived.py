@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,8 @@ class Derived:
     def rows(self, capture: int) -> Array:
         """The table as [rows, positions]; what is in use of it."""
         table = self._captures[capture]
-        flat: Array = table.reshape(-1, table.shape[-1]) if table.ndim > 1 else table[None]
+        length = table.shape[-1] if table.ndim else 1
+        flat: Array = table.reshape(math.prod(table.shape[:-1]), length)
         return flat[:, : self._length]
 
     def ascends(self, capture: int) -> bool:
