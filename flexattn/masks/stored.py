@@ -142,7 +142,7 @@ class Stored:
             counts = self._counts()
             blocks = recolumned(given, self._cols)
             names = ("kv_indices", "full_kv_indices")[: len(counts)]
-            with _plainly():
+            with plainly():
                 made = [
                     self._tensor(listing.index_table(blocks, bool(kind), name))
                     for kind, name in enumerate(names)
@@ -159,7 +159,7 @@ class Stored:
             return self._recorded(given)[::2]
         if "counts" not in self._cache:
             kinds = self._row_counts()[: 2 if self._separate_full else 1]
-            with _plainly():
+            with plainly():
                 made = [
                     self._tensor(listing.by_frame(kind.astype(np.int32), given.slices))
                     for kind in kinds
@@ -193,7 +193,7 @@ class Stored:
         if "narrow" not in self._cache:
             names = ("kv_indices", "full_kv_indices")[: 2 if self._separate_full else 1]
             tables: list[Tensor] = []
-            with _plainly():
+            with plainly():
                 for kind, name in enumerate(names):
                     counts = self._row_counts()[kind]
                     indices = listing.narrow_table(given, bool(kind), counts, name)
@@ -214,7 +214,7 @@ class Stored:
         if key not in self._cache:
             counts, indices = tables
             check_table("q_indices", (*distinct_heads(counts)[0].shape, self._cols))
-            with _plainly() if has_values(indices) else nullcontext():
+            with plainly() if has_values(indices) else nullcontext():
                 self._cache[key] = transpose(tables, self._cols)
         return self._cache[key]
 
@@ -320,7 +320,7 @@ def _is_capturing(device: torch.device) -> bool:
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def plainly() -> Iterator[None]:
     """Ordinary tensors, whatever mode or transform the caller is in: they are kept for others."""
     with (
         torch.inference_mode(False),

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.fx import GraphModule
 
-from flexattn.errors import ArgumentError, TorchVersionError
+from flexattn.errors import ArgumentError, KernelOptionError, TorchVersionError
 from flexattn.masks.block_mask import BlockMask
 
 LAYOUTS = {("self", "tx", "query", "fn", "fn_name"): "2.11 to 2.13"}
@@ -129,6 +129,19 @@ def _front_end(borrowed: Any) -> Any:
 # what torch.compiler.assume_constant_result does, which would import Dynamo here and now.
 install._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
+
+def refuse_form() -> bool:
+    """Raise, while Dynamo records a call that asks for a closed form."""
+    raise KernelOptionError(
+        "kernel_options['block_list'] is 'closed_form' in a compiled region.",
+        why="a graph of torch.compile holds the lists of a mask.",
+        fix="leave block_list out, or keep this call out of the region with "
+        "torch.compiler.disable; it needs no compilation.",
+    )
+
+
+refuse_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
 ATTENTION = FunctionOperator("flexattn_attention")
 BLOCKS = FunctionOperator("flexattn_blocks")
 
@@ -155,6 +168,8 @@ def record_attention(
     rest = {"key": key, "value": value, "mask": None, "others": others, "returns": returns}
     score_mod, mask_mod = mods
     if block_mask is not None:
+        if (others["kernel_options"] or {}).get("block_list") == "closed_form":
+            refuse_form()
         tables = _tables(block_mask)
         if mask_mod is not None:
             raise ArgumentError(

@@ -18,6 +18,7 @@ from flexattn.analysis.closed.pieces import StartTable
 from flexattn.analysis.closed.rows import rows_of
 from flexattn.ir.nodes import Input, Load, Node, rewrite
 from flexattn.ir.program import Ranges
+from flexattn.masks.stored import plainly
 from flexattn.op.closed import bind_solved, solved_of
 from flexattn.trace import Traced
 
@@ -80,21 +81,24 @@ class MaskForm:
         sizes = {"b": (self.shape[0], batch), "h": (self.shape[1], heads)}
         if any(sizes[axis][0] != sizes[axis][1] for axis in self.axes):
             return False  # the lists of one stand for all
+        if any(tensor.is_inference() for tensor in self.traced.captures):
+            return False  # nothing tells when they are written to
         return _versions(self.traced.captures) == self.versions
 
     @cached_property
     def kernel_ranges(self) -> KernelRanges | None:
         """What kernels are given; None where columns of blocks do not follow as rows do."""
-        columns = bind_solved(self.traced, self.shape, "q_idx")
-        if columns is None:
-            return None
-        pieces = plain_pieces(columns.form)
-        if not pieces or len(pieces) > MOST_PIECES:
-            return None
-        found = rows_of(columns, self.block)
-        if found is None or not found.by_ends:
-            return None
-        return _merged(self.traced, self.rows, columns)
+        with plainly():  # the caller may trace, or pretend
+            columns = bind_solved(self.traced, self.shape, "q_idx")
+            if columns is None:
+                return None
+            pieces = plain_pieces(columns.form)
+            if not pieces or len(pieces) > MOST_PIECES:
+                return None
+            found = rows_of(columns, self.block)
+            if found is None or not found.by_ends:
+                return None
+            return _merged(self.traced, self.rows, columns)
 
 
 def _versions(tensors: Sequence[Tensor]) -> tuple[int, ...]:

@@ -123,8 +123,10 @@ def blocks_of(
     asked, block = block_list(options), mask.BLOCK_SIZE
     if asked == "table" or (asked is None and (mask._form is None or mask._kernel is not None)):
         return tables_of(mask), None, block
+    if asked is None and mask._narrow_entries() < LONG_LISTS:
+        return tables_of(mask), None, block
     why = _why_no_ranges(mask, query)
-    if asked is None and (why is not None or mask._narrow_entries() < LONG_LISTS):
+    if asked is None and why is not None:
         return tables_of(mask), None, block
     if why is not None:
         raise KernelOptionError(
@@ -140,8 +142,9 @@ def _why_no_ranges(mask: BlockMask, query: Tensor) -> str | None:
     form = mask._form
     if form is None:
         return (
-            "it was not made by create_block_mask from a mask_mod with a closed form of at most "
-            "four ranges whose first and last queries tell every block (see explain)."
+            "a mask keeps a closed form for kernels if create_block_mask made it, outside of "
+            "torch.compile, and the first and last queries of its ranges, at most four, tell "
+            "every block (see explain); its parts and combinations have none."
         )
     if mask._written():
         return "its lists were written to."

@@ -36,8 +36,8 @@ def structure(
         if found is not None:
             rows, form = found
             if census is not None:
-                slices = len(rows.runs.first) // max(1, rows.runs.rows)
-                census.tiles[1, "form"] += slices * rows.runs.rows * rows.runs.cols
+                tiles = rows.runs.slices.size * rows.runs.rows * rows.runs.cols
+                census.tiles[1, "form"] += tiles
             if not rows.by_ends:
                 return rows.runs, None
             forms = import_module("flexattn.op.mask_forms")

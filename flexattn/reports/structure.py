@@ -74,11 +74,11 @@ class Structure:
         """The section on what decided the tiles."""
         total = sum(self.tiles.values())
         lines = [f"{total:,} tiles"]
-        for (side, stage), count in sorted(self.tiles.items(), reverse=True):
+        for (side, stage), count in sorted((+self.tiles).items(), reverse=True):
             at_once = "" if side == 1 else f", {side} x {side} at once"
             share = 100 * count / max(1, total)
             lines.append(f"{count:>12,}  {share:5.1f}%  by {STAGES[stage]}{at_once}")
-        for rule, count in self.rules.most_common():
+        for rule, count in (+self.rules).most_common():
             lines.append(f"{count:>12,}  rule: {rule}")
         return "\n".join(lines)
 
@@ -86,12 +86,12 @@ class Structure:
         """Everything under plain names, for JSON."""
         tiles = [
             {"stage": stage, "side": side, "tiles": count}
-            for (side, stage), count in self.tiles.items()
+            for (side, stage), count in (+self.tiles).items()
         ]
         fields = ("rows", "columns", "latex", "notes", "count", "flops", "kernels")
         return {name: getattr(self, name) for name in fields} | {
             "tiles": tiles,
-            "rules": dict(self.rules),
+            "rules": dict(+self.rules),
         }
 
 

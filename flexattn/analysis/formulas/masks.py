@@ -60,7 +60,7 @@ _TEXT = _Dialect(
     alike="{0} ≡ {1} (mod {2})",
     where=", where ",
     ascending="{0} ascends",
-    first="{0}[v] is the first {1} with {2} ≥ v",
+    first="{0} is the first {1} with {2} ≥ v",
     one_run="{0} holds in one run",
     run="{0} is where the run of {1} starts and stops",
 )
@@ -75,7 +75,7 @@ _LATEX = _Dialect(
     alike=r"{0} \equiv {1} \pmod{{{2}}}",
     where=r" \text{ where } ",
     ascending=r"{0} \text{{ ascends}}",
-    first=r"{0}[v] \text{{ is the first }} {1} \text{{ with }} {2} \ge v",
+    first=r"{0} \text{{ is the first }} {1} \text{{ with }} {2} \ge v",
     one_run=r"{0} \text{{ holds in one run}}",
     run=r"{0} \text{{ is where the run of }} {1} \text{{ starts and stops}}",
 )
@@ -141,7 +141,8 @@ def form_notes(
         leading = [to_sympy(index, words) for index in _leading(form, number)]
         entry = dialect.show(raw(sympy.Indexed, sympy.IndexedBase(captured), *leading, at))
         if isinstance(table, StartTable):
-            notes.append(dialect.first.format(dialect.name(name), dialect.show(at), entry))
+            sought = raw(sympy.Indexed, sympy.IndexedBase(name), *leading, sympy.Symbol("v"))
+            notes.append(dialect.first.format(dialect.show(sought), dialect.show(at), entry))
         else:
             notes.append(dialect.run.format(dialect.name(name), entry))
     return notes

@@ -77,7 +77,10 @@ def _tidy(node: Node, words: Vocabulary) -> Node:
         case Input(name, dtype) if name in words.numbers:
             return Const(words.numbers[name], dtype)
         case Load(capture, indices, dtype):
-            return Load(capture, [_index(capture, i, words) for i in indices], dtype)
+            *leading, last = indices or (None,)
+            if last is None:
+                return node
+            return Load(capture, [*leading, _index(capture, last, words)], dtype)
         case Apply("not", (Apply(op, (a, b)),), "bool") if op in _NEGATED and a.dtype in INTS:
             return Apply(_NEGATED[op], (a, b), BOOL)
         case Apply("to_i64" | "to_i32" | "detach", (a,)):
@@ -118,7 +121,7 @@ def _quotient(node: Node, top: Linear, by: int) -> Node:
 
 
 def _index(capture: int, index: Node, words: Vocabulary) -> Node:
-    """An index; that of a start table as the value looked for, without clamps and base."""
+    """A last index; that of a start table as the value looked for, without clamps and base."""
     if capture not in words.bases:
         return index
     base = words.bases[capture]
