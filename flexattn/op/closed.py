@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flexattn.analysis.closed.bound import BoundForm, bind_form
+from flexattn.analysis.closed.conditions import without_conditions
 from flexattn.analysis.closed.pieces import ClosedForm
 from flexattn.analysis.closed.rows import Rows, rows_of
 from flexattn.analysis.closed.solve import solve
@@ -38,7 +39,7 @@ class Solved:
         positions: The position of ``n{i}`` among the numbers that the trace met.
         captures: Types of its captures.
         read: Which of b and h it reads, and which captures.
-        forms: By the index they are solved for; None where no rule finds one.
+        forms: By the index they are solved for; none where no rule finds one.
     """
 
     root: Node
@@ -46,12 +47,15 @@ class Solved:
     captures: tuple[CaptureType, ...]
     read: frozenset[str]
     loads: frozenset[int]
-    forms: dict[str, ClosedForm | None]
+    forms: dict[str, tuple[ClosedForm, ...]]
 
-    def form(self, solved: str) -> ClosedForm | None:
-        """The form solved for ``kv_idx`` or ``q_idx``."""
+    def of(self, solved: str) -> tuple[ClosedForm, ...]:
+        """The form solved for ``kv_idx`` or ``q_idx``, then, if it has conditions, without them."""
         if solved not in self.forms:
-            self.forms[solved] = solve(self.root, self.captures, len(self.positions), solved)
+            numbers = len(self.positions)
+            form = solve(self.root, self.captures, numbers, solved)
+            plain = form and without_conditions(form, self.captures, numbers)
+            self.forms[solved] = tuple(dict.fromkeys(x for x in (form, plain) if x is not None))
         return self.forms[solved]
 
 
@@ -101,16 +105,19 @@ def _solve(traced: Traced, positions: tuple[int, ...]) -> Solved:
     return Solved(root, positions, types, read, loads, {})
 
 
-def bind_solved(traced: Traced, shape: Shape, solved: str = "kv_idx") -> BoundForm | None:
+def bind_solved(
+    traced: Traced, shape: Shape, solved: str = "kv_idx", *, shown: bool = False
+) -> BoundForm | None:
     """The form of a traced mask with the values of a call; None if it has none that fits them.
 
     Args:
         shape: (B, H, Q_LEN, KV_LEN).
         solved: ``kv_idx`` or ``q_idx``.
+        shown: Whether people read it: conditions stay what they are.
     """
     found = solved_of(traced)
-    form = found.form(solved)
-    if form is None or not all(type(size) is int for size in shape):
+    forms = found.of(solved)
+    if not forms or not all(type(size) is int for size in shape):
         return None
     if any(type(traced.numbers[at]) is not int for at in found.positions):
         return None  # symbolic, under a compiler
@@ -124,7 +131,9 @@ def bind_solved(traced: Traced, shape: Shape, solved: str = "kv_idx") -> BoundFo
     narrowed = tuple(
         size if name in found.read else min(size, 1) for name, size in zip("bh", shape)
     )
-    return bind_form(form, (*narrowed, *shape[2:]), numbers, arrays)
+    tried = forms if shown else forms[::-1]
+    bound = (bind_form(form, (*narrowed, *shape[2:]), numbers, arrays) for form in tried)
+    return next((found for found in bound if found is not None), None)
 
 
 def closed_rows(

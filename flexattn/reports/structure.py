@@ -104,11 +104,11 @@ def structure_of(
     bound = symbolic.bind(None, traced, "f32")
     runs, form = structure(bound, shape, block, torch.device("cpu"), None, census)
     del runs
-    rows = bind_solved(traced, shape, "kv_idx")
+    rows = bind_solved(traced, shape, "kv_idx", shown=True)
     if rows is None:
         return Structure(tiles=census.tiles, rules=census.rules)
     names = capture_names(mask_mod, traced)
-    columns = bind_solved(traced, shape, "q_idx")
+    columns = bind_solved(traced, shape, "q_idx", shown=True)
     numbers = _numbers(traced, rows)
     count = count_formula(rows.form, numbers, lengths=shape[2:])
     return Structure(

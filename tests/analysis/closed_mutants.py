@@ -7,6 +7,7 @@ be found wrong by `test_closed_rules.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from flexattn.analysis.closed import (
     bits,
     bound,
+    conditions,
     derived,
     linear,
     requires,
@@ -24,7 +26,7 @@ from flexattn.analysis.closed import (
 )
 from flexattn.analysis.closed.linear import Linear, plus
 from flexattn.analysis.closed.pieces import Inside, OneRun, Positive, Small
-from flexattn.ir.nodes import I64, Const
+from flexattn.ir.nodes import BOOL, I64, Const
 
 Mutant = tuple[Any, str, Any]
 ONE = Const(1, I64)
@@ -154,6 +156,14 @@ MUTANTS: dict[str, Mutant] = {
     "slope of unknown": method(
         shape._Finder, "slope", lambda found: (1, frozenset()) if found is None else found
     ),
+    "slope of a choice": method(
+        shape._Finder,
+        "_slope_of_choice",
+        lambda found: (1, frozenset()) if found is None else found,
+    ),
+    "conditions": (conditions, "_within", lambda piece, *_: replace(piece, when=None)),
+    "ends under conditions": (conditions, "_at", lambda end, given, position: position),
+    "from a position on": (conditions, "_before", lambda given, end: Const(False, BOOL)),
     "low below": method(shape._Finder, "below", lambda found: ()),
     "high above": method(shape._Finder, "above", lambda found: ()),
     "own value": method(shape._Finder, "_own_value", lambda found: found and found - 1),

@@ -10,6 +10,7 @@ from tile_truth import true_classes
 from torch import Tensor
 
 from flexattn.analysis.closed.bound import BoundForm, bind_form
+from flexattn.analysis.closed.conditions import without_conditions
 from flexattn.analysis.closed.rows import rows_of
 from flexattn.analysis.closed.solve import solve
 from flexattn.analysis.runs import to_classes
@@ -36,10 +37,18 @@ def bound_of(
     numbers: Sequence[int],
     shape: Shape,
     solved: str = "kv_idx",
+    *,
+    plain: bool = False,
 ) -> BoundForm | None:
-    """The closed form of ``root`` with these values, if it has one."""
+    """The closed form of ``root`` with these values, if it has one.
+
+    Args:
+        plain: The one without conditions.
+    """
     types = tuple(CaptureType(DTYPES[t.dtype], t.ndim) for t in captures)
     form = solve(root, types, len(numbers), solved)
+    if plain and form is not None:
+        form = without_conditions(form, types, len(numbers))
     return None if form is None else bind_form(form, shape, numbers, [t.numpy() for t in captures])
 
 
@@ -93,6 +102,17 @@ def fault_of(
     if bound is None:
         return "none"
     kept = brute(root, captures, numbers, shape).numpy()
+    fault = _fault_of(bound, kept, shape, block, solved)
+    if fault is None and any(piece.when is not None for piece in bound.form.pieces):
+        plain = bound_of(root, captures, numbers, shape, solved, plain=True)
+        return plain and _fault_of(plain, kept, shape, block, solved)
+    return fault
+
+
+def _fault_of(
+    bound: BoundForm, kept: np.ndarray, shape: Shape, block: tuple[int, int], solved: str
+) -> str | None:
+    """What is wrong with a form of a mask that keeps ``kept``; None if nothing."""
     if not np.array_equal(np.broadcast_to(kept_by(bound), shape), kept):
         return "the form keeps other pairs"
     rows = rows_of(bound, block)
@@ -105,7 +125,7 @@ def fault_of(
     slices = np.broadcast_to(rows.runs.slices, shape[:2])
     if not np.array_equal(classes[slices], truth):
         return "the runs are other blocks"
-    if rows.by_ends and not np.array_equal(by_ends(bound, block)[slices], truth):
+    if rows.by_ends and not (by_ends(bound, block) == truth).all():
         return "first and last positions give other blocks"
     return None
 
@@ -113,7 +133,7 @@ def fault_of(
 def by_ends(bound: BoundForm, block: tuple[int, int]) -> np.ndarray:
     """The classes that a kernel finds from first and last positions, as `ir/program.py` says.
 
-    ``block``: positions of the given and of the solved index.
+    uint8 [B|1, H|1, rows, cols]. ``block``: positions of the given and of the solved index.
     """
     batch, heads = bound.shape[:2]
     q_len, kv_len = bound.given_length, bound.solved_length
@@ -132,4 +152,4 @@ def by_ends(bound: BoundForm, block: tuple[int, int]) -> np.ndarray:
         filled = (low1 <= begin) & (begin + block[1] <= high0)
         filled = filled & (first + block[0] <= q_len)[:, None]
         found = np.maximum(found, np.where(filled, 2, visited.astype(np.uint8)))
-    return found.reshape(-1, rows, cols)
+    return found

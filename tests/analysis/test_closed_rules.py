@@ -75,6 +75,10 @@ EDGES = {
     "two runs": (Load(FLAGS, (KV,), BOOL), []),
     "not in a run": (is_("not", Load(RUN, (KV,), BOOL)), []),
     "falling ids": (is_("ge", Load(LOOSE, (Q,), I64), Load(LOOSE, (KV,), I64)), []),
+    "a choice by queries": (
+        is_("ge", op("where", is_("lt", Q, 30), op("add", Q, 9), op("sub", Q, N0)), KV),
+        [11],
+    ),
     "falling queries": (is_("ge", op("sub", 60, Q), KV), []),
     "sink and window": (
         is_("and", is_("ge", Q, KV), is_("or", is_("lt", KV, 4), is_("lt", op("sub", Q, KV), N0))),

@@ -78,6 +78,8 @@ class _Finder:
                 return None if inner is None else (inner[0], inner[1] | own)
             case Apply(op, args) if op in SLOPES:
                 return SLOPES[op](*map(self.slope, args))
+            case Apply("where", (c, a, b)):
+                return self._slope_of_choice(c, a, b)
             case Apply("mul", (a, b)):
                 factor, other = (b, a) if self.reads_given(a) else (a, b)
                 if isinstance(factor, Const):
@@ -85,6 +87,16 @@ class _Finder:
                 return self.slope(other) if factor in self.positive else None
             case Apply("floordiv" | "shr", (a, by)) if not self.reads_given(by):
                 return self.slope(a)
+        return None
+
+    def _slope_of_choice(self, c: Node, a: Node, b: Node) -> Slope:
+        """Of ``where(c, a, b)`` cut to [BEGIN, length): one of the index, or up to a position."""
+        if not self.reads_given(c):
+            return _same_way(self.slope(a), self.slope(b))
+        match c:
+            case Apply("lt", (place, end)) if place is Input(self.given, I64):
+                if not self.reads_given(end) and (a is BEGIN or b is END):
+                    return _same_way((1, frozenset()), self.slope(b if a is BEGIN else a))
         return None
 
     # Ranges that hold their own position ------------------------------------------------------

@@ -69,13 +69,18 @@ def solve(
         pieces = unite(pieces, solver.requires)
     except (Unsolved, RecursionError):
         return None
-    parts = [n for p in pieces for n in (p.low, p.high, p.when) if n is not None]
-    parts += [n for p in pieces if p.repeat for n in vars(p.repeat).values()]
-    if not fits(root, captures) or not all(fits(node, captures) for node in parts):
+    if not fits(root, captures) or not all_fit(pieces, captures):
         return None
     requires = dict.fromkeys([*common, *solver.requires])
     bases = sum(isinstance(table, StartTable) for table in solver.tables)
     return ClosedForm(solved, tuple(pieces), tuple(requires), tuple(solver.tables), bases)
+
+
+def all_fit(pieces: Sequence[Piece], captures: Sequence[CaptureType]) -> bool:
+    """Whether no integer of any piece can leave 64 bits."""
+    parts = [n for p in pieces for n in (p.low, p.high, p.when) if n is not None]
+    parts += [n for p in pieces if p.repeat for n in vars(p.repeat).values()]
+    return all(fits(node, captures) for node in parts)
 
 
 class Solver:
