@@ -157,3 +157,32 @@ def test_lists_that_were_written_to_count() -> None:
     mask.kv_num_blocks[..., -1] = 0
     with pytest.raises(errors.KernelOptionError, match="lists were written to"):
         results(mask, inputs(512, 512), "closed_form")
+
+
+@pytest.mark.parametrize("options", [None, {"block_list": "closed_form"}], ids=["by size", "form"])
+def test_an_exported_program_gives_the_same(options: dict[str, str] | None) -> None:
+    mask = create_block_mask(MASKS["document"], None, None, 777, 777)
+
+    class Attention(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return flex_attention(q, k, v, block_mask=mask, kernel_options=options)
+
+    tensors = [torch.randn(2, 2, 777, 16) for _ in range(3)]
+    exported = torch.export.export(Attention(), tuple(tensors), strict=False)
+    assert torch.equal(exported.module()(*tensors), Attention()(*tensors))
+
+
+def test_a_compiled_region_refuses_a_closed_form() -> None:
+    mask = create_block_mask(MASKS["causal"], None, None, 512, 512)
+    with pytest.raises(Exception, match="is 'closed_form' in a compiled region"):
+        torch.compile(lambda q: results(mask, [q, q, q], "closed_form"), fullgraph=True)(
+            torch.randn(1, 2, 512, 16)
+        )
+
+
+def test_ids_whose_writes_nothing_counts_are_read_as_lists() -> None:
+    with torch.inference_mode():
+        ids = docs(512)
+    mask = create_block_mask(lambda b, h, q, k: ids[q] == ids[k], None, None, 512, 512)
+    with pytest.raises(errors.KernelOptionError, match="has to be read as lists"):
+        results(mask, inputs(512, 512), "closed_form")

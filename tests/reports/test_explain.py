@@ -130,3 +130,16 @@ def test_where_a_gather_leaves_is_named():
     ids[40] = 9
     told = flexattn.explain(score_mod=lambda s, b, h, q, k: s * start[ids[q]], H=4, Q_LEN=64)
     assert "q_idx=40, kv_idx=0: index 9 of 8" in told.sections["proofs"]
+
+
+def test_batches_that_are_alike_are_all_counted() -> None:
+    document = torch.stack([torch.arange(200) // 60] * 8)
+    told = flexattn.explain(
+        mask_mod=lambda b, h, q, k: document[b, q] == document[b, k], B=8, Q_LEN=200, BLOCK_SIZE=32
+    )
+    assert (
+        "start_0[b, document[b, q]] ≤ k < start_0[b, document[b, q] + 1]"
+        in (told.sections["closed form"])
+    )
+    assert "start_0[b, v] is the first k with document[b, k] ≥ v" in told.sections["closed form"]
+    assert told.sections["decided"].split()[0] == str(8 * 7 * 7)
