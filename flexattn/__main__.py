@@ -136,7 +136,14 @@ def find_mod(path: str) -> Callable[..., Any]:
         ) from error
     finally:
         sys.path.remove("")
-    return found  # type: ignore[no-any-return]
+    if not callable(found):
+        raise ArgumentError(
+            f"{path!r} is not a mod.",
+            why=f"it is {found!r}, of type {type(found).__name__}.",
+            fix="name a function score_mod(score, b, h, q_idx, kv_idx) or mask_mod(b, h, q_idx, "
+            "kv_idx).",
+        )
+    return found
 
 
 def _info(arguments: Any) -> int:

@@ -84,6 +84,9 @@ def test_errors_are_told_without_a_traceback(capsys):
     code, said = run(capsys, "explain", "nowhere:at_all")
     assert code == 1
     assert said.err.startswith("ArgumentError: there is no mod 'nowhere:at_all'")
+    code, said = run(capsys, "explain", "math:pi")
+    assert code == 1
+    assert said.err.startswith("ArgumentError: 'math:pi' is not a mod.")
     with pytest.raises(SystemExit) as stop:
         main(["bench", "no-such-suite"])
     assert stop.value.code == 2
