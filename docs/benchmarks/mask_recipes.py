@@ -1,5 +1,7 @@
 """Builds the mask of every recipe and writes what decided its blocks, in what time and memory.
 
+The same of the masks of many kinds on which the proofs are tested.
+
     python docs/benchmarks/mask_recipes.py [--only NAME] [--rounds N] [--no-peers] [--most TOKENS]
 
 The page is docs/benchmarks/mask_recipes.md: shares at 32,768 tokens, or the longest up to there;
@@ -10,6 +12,8 @@ one head, blocks of 128 x 128.
 from __future__ import annotations
 
 import argparse
+import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,10 @@ from flexattn.bench.mask_builds import STAGES
 from flexattn.bench.mask_cases import LENGTHS, Case
 from flexattn.bench.masks import mask_row
 from flexattn.bench.report import machine, progress
+
+sys.path.append(str(Path(__file__).parents[2] / "tests/analysis"))
+import study_vision  # noqa: F401  registers its masks
+from study_masks import MASKS, build
 
 PAGE = Path(__file__).parent / "mask_recipes.md"
 SHARED = 32768
@@ -43,6 +51,16 @@ def case(recipe: Recipe) -> Case:
         return mask_mod
 
     return Case(recipe.name, make)
+
+
+def study_case(name: str) -> Case:
+    """A mask of the tests; every turn draws its tables anew."""
+    return Case(
+        name.partition(" ")[2],
+        lambda tokens, turn: build(name, tokens, turn)[0],
+        lengths=(SHARED,),
+        sides=lambda tokens: build(name, tokens)[1:],
+    )
 
 
 def cell(value: Any, name: str = "") -> str:
@@ -67,7 +85,19 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[dict[str, Any]]) -> str:
+def study_part(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    times = [row["ours_ms"] for row in rows]
+    return (
+        f"\n## {len(rows)} masks of many kinds, at {SHARED:,} tokens\n\n"
+        "Those of `tests/analysis/study_masks.py` and `study_vision.py`; the median of *ours* is "
+        f"{statistics.median(times):.2g} ms, the worst {max(times):.3g} ms.\n\n"
+        + table(rows, ("mask", *SHARES, "first_ms", "ours_ms", "peak_mb"))
+    )
+
+
+def page(rows: Sequence[dict[str, Any]], study: Sequence[dict[str, Any]]) -> str:
     facts = machine()
     tokens = max(row["tokens"] for row in rows if row["tokens"] <= SHARED)
     shared = [row for row in rows if row["tokens"] == tokens]
@@ -86,6 +116,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
             "memory what the process grew by. – is not measured: PyTorch's builder would need "
             "more than 12 GB, or blocks are made on demand.\n",
             table(rows, ("mask", "tokens", *TIMES)),
+            study_part(study),
             "",
         ]
     )
@@ -103,13 +134,18 @@ def main() -> None:
     cases = [case(recipe) for recipe in chosen if recipe.mask is not None]
     lengths = [tokens for tokens in LENGTHS if tokens <= arguments.most]
     rows = []
-    with progress(len(cases) * len(lengths), "masks of the recipes") as tick:
+    kinds = [study_case(name) for name in MASKS if arguments.only in name]
+    study = []
+    with progress(len(cases) * len(lengths) + len(kinds), "masks of the recipes") as tick:
         for built in cases:
             for tokens in lengths:
                 peers = not arguments.no_peers
                 rows.append(mask_row(built, tokens, arguments.rounds, peers))
                 tick()
-    arguments.output.write_text(page(rows))
+        for built in kinds:
+            study.append(mask_row(built, SHARED, arguments.rounds, False))
+            tick()
+    arguments.output.write_text(page(rows, study))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ class Case:
         B: Batches, or None for a mask that all share.
         H: Heads, or None.
         lengths: Tokens it is built for.
+        sides: Tokens to (Q_LEN, KV_LEN); both are the tokens by default.
     """
 
     name: str
@@ -29,10 +30,12 @@ class Case:
     B: int | None = None
     H: int | None = None
     lengths: tuple[int, ...] = LENGTHS
+    sides: Callable[[int], tuple[int, int]] | None = None
 
     def shape(self, tokens: int) -> tuple[int, int, int, int]:
         """(B, H, Q_LEN, KV_LEN)."""
-        return self.B or 1, self.H or 1, tokens, tokens
+        q_len, kv_len = (tokens, tokens) if self.sides is None else self.sides(tokens)
+        return self.B or 1, self.H or 1, q_len, kv_len
 
 
 def documents(tokens: int, turn: int, batches: int = 1) -> Tensor:

@@ -80,9 +80,8 @@ def _builds(
     """Calls that build the mask, each with a closure of its own."""
     for turn in turns:
         mod = case.make(tokens, turn)
-        yield partial(
-            create, mod, case.B, case.H, tokens, tokens, device="cpu", BLOCK_SIZE=BLOCK[0]
-        )
+        sides = case.shape(tokens)[2:]
+        yield partial(create, mod, case.B, case.H, *sides, device="cpu", BLOCK_SIZE=BLOCK[0])
 
 
 def _megabytes(size: int | None) -> float | str:
