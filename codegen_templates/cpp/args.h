@@ -1,4 +1,4 @@
-// Arguments of the three kernels, as flat lists of 8-byte fields: a pointer, i64 or double each.
+// Arguments of the kernels, as flat lists of 8-byte fields: a pointer, i64 or double each.
 //
 // The caller packs by the order of these fields, `Mods` last in every struct.
 // Notation: B batch, Hq query heads, Hkv key heads (Hq is a multiple of Hkv), M queries, N keys,
@@ -56,6 +56,26 @@ struct ForwardArgs {
   i64 v_b, v_h, v_n, v_d;
   i64 o_b, o_h, o_m;
   double scale;  // score = scale * q.k
+  BlockTables blocks;
+  Mods mods;
+};
+
+// flexattn_decode: the same for few queries; M <= q_block where there are tables or ranges
+struct DecodeArgs {
+  const void* q;
+  const void* k;
+  const void* v;
+  void* out;
+  void* lse;
+  void* max;
+  i64 B, Hq, Hkv, M, N, D, Dv;
+  i64 q_b, q_h, q_m, q_d;
+  i64 k_b, k_h, k_n, k_d;
+  i64 v_b, v_h, v_n, v_d;
+  i64 o_b, o_h, o_m;
+  double scale;
+  i64 parts;   // >= 1: keys are cut into so many parts; choose from shapes alone
+  i64 packed;  // 1: heads that share keys share a row of blocks too, and are read together
   BlockTables blocks;
   Mods mods;
 };

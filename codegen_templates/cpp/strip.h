@@ -3,6 +3,9 @@
 #define FLEX_STRIP_H
 #include "mods.h"
 #include "pack.h"
+#ifndef FLEX_KEY_LANES
+#define FLEX_KEY_LANES 0  // 1: lanes run over keys, and q_idx and kv_idx of the hooks are exchanged
+#endif
 
 // The mask of one strip, asked before any score is computed.
 struct StripMask {
@@ -40,7 +43,8 @@ struct FaultSink {
   char lock = 0;
 
   __attribute__((noinline)) void report(const Site& s, i64 i, i64 j, u32 lanes) {
-    i64 here[4] = {s.b, s.h, s.q0 + i + __builtin_ctz(lanes), s.kv0 + j};
+    i64 lane = s.q0 + i + __builtin_ctz(lanes), row = s.kv0 + j;
+    i64 here[4] = {s.b, s.h, FLEX_KEY_LANES ? row : lane, FLEX_KEY_LANES ? lane : row};
     while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {
     }
     bool first = !found;

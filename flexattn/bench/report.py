@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from flexattn.bench.suites import Row
+from flexattn.bench.shapes import Row
 
 # Okabe-Ito, told apart by most colour-blind people
 COLOURS = {"ours": "#0072B2", "sdpa": "#E69F00", "torch_flex": "#009E73"}

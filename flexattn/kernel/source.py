@@ -34,7 +34,7 @@ class KernelSource:
     """One kernel to be had: everything that decides its text, and the text when asked for.
 
     Attributes:
-        spec: Forward, backward or tiles.
+        spec: Forward, backward, tiles or decode.
         program: The mods.
         dtype: Storage dtype of q, k, v: f32 bf16 f16 f64.
         isa: Instruction set.
@@ -135,7 +135,7 @@ def kernel_source(
 
     Args:
         program: The mods.
-        direction: ``forward``, ``backward`` or ``tiles``.
+        direction: ``forward``, ``backward``, ``tiles`` or ``decode``.
         dtype: Storage dtype of q, k, v: f32 bf16 f16 f64; f32 for tiles.
         isa: Instruction set; None for the best of this machine.
         grads: Captures that want a gradient (backward only).

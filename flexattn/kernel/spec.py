@@ -28,7 +28,8 @@ class KernelSpec:
     """One kind of kernel.
 
     Attributes:
-        name: ``forward``, ``backward`` or ``tiles``; also the direction given to the passes.
+        name: ``forward``, ``backward``, ``tiles`` or ``decode``; also the direction that the
+            passes are given.
         template: File of `codegen_templates/cpp`.
         symbol: ``extern "C"`` function taking a pointer to the argument struct; it returns 0,
             1 when a mod faulted (see ``fault``), or 2 when memory ran out.
@@ -44,18 +45,27 @@ class KernelSpec:
     fields: tuple[str, ...]
 
 
+_ATTENTION = _names(
+    "q k v out lse max",
+    "B Hq Hkv M N D Dv",
+    "q_b q_h q_m q_d k_b k_h k_n k_d v_b v_h v_n v_d o_b o_h o_m",
+    "scale",
+)
+
 FORWARD = KernelSpec(
     "forward",
     "forward.cpp",
     "flexattn_forward",
     "ForwardArgs",
-    _names(
-        "q k v out lse max",
-        "B Hq Hkv M N D Dv",
-        "q_b q_h q_m q_d k_b k_h k_n k_d v_b v_h v_n v_d o_b o_h o_m",
-        "scale",
-    )
-    + BLOCK_TABLES,
+    _ATTENTION + BLOCK_TABLES,
+)
+
+DECODE = KernelSpec(
+    "decode",
+    "decode.cpp",
+    "flexattn_decode",
+    "DecodeArgs",
+    _ATTENTION + _names("parts packed") + BLOCK_TABLES,
 )
 
 BACKWARD = KernelSpec(
@@ -82,4 +92,4 @@ TILES = KernelSpec(
     _names("classes b0 h0 row0 B H rows cols M N q_block kv_block listed count"),
 )
 
-SPECS: dict[str, KernelSpec] = {spec.name: spec for spec in (FORWARD, BACKWARD, TILES)}
+SPECS: dict[str, KernelSpec] = {spec.name: spec for spec in (FORWARD, BACKWARD, TILES, DECODE)}

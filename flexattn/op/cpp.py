@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flexattn.op.capture_grads import Buffers, cut_work, places_of
+from flexattn.op.decoding import is_decoding, sharing
 from flexattn.op.kernels import dtype_name, facts_of, kernel_for
 from flexattn.op.outputs import strides_like
 from flexattn.op.request import (
@@ -42,7 +43,7 @@ class _Plan:
         self.out_shape = (batch, heads, rows, value_dim)
         self.out_strides = strides_like(self.out_shape, q.stride())
         self.stats = COMPUTE[call.bound.variant.program.compute]
-        self.sizes = (
+        self.sizes: tuple[float, ...] = (
             *(batch, heads, kv_heads, rows, keys, dim, value_dim),
             *q.stride(),
             *_shared_batch(k, batch),
@@ -51,9 +52,13 @@ class _Plan:
             call.scale,
         )
         self.tables, self.tail = _table_layout(call)
+        direction = "forward"
+        if is_decoding(call):
+            direction = "decode"
+            self.sizes += sharing(call)
         facts = facts_of(call.bound, (batch, heads, rows, keys))
         self.kernel = kernel_for(
-            call.bound.variant, "forward", dtype_name(q), facts, rounded_weights=_may_round(q, v)
+            call.bound.variant, direction, dtype_name(q), facts, rounded_weights=_may_round(q, v)
         )
 
 

@@ -16,6 +16,7 @@ from flexattn.errors import KernelOptionError
 from flexattn.kernel.triton_source import Choices
 from flexattn.kernel.triton_tiles import Tile, choose_tile, is_legal
 from flexattn.masks.tables import cdiv
+from flexattn.op.decoding import may_pack
 from flexattn.op.options import option
 from flexattn.op.outputs import strides_like
 from flexattn.op.request import Call
@@ -23,7 +24,6 @@ from flexattn.op.triton_plan import (
     PACKED,
     Frame,
     kernel_of,
-    may_pack,
     plain_kernel,
     row_strides,
     rows_of_lists,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from flexattn.errors import KernelOptionError
-from flexattn.ir.nodes import Input, walk
 from flexattn.ir.program import Program
 from flexattn.ir.sites import Proof
 from flexattn.kernel.targets import Target
@@ -23,6 +22,7 @@ from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
 from flexattn.kernel.triton_spec import TRITON_SPECS
 from flexattn.kernel.triton_tiles import SIZES, Tile, cost_of, is_legal, takes_descriptors
 from flexattn.masks.tables import cdiv
+from flexattn.op.decoding import may_pack
 from flexattn.op.kernels import Facts, dtype_name, facts_of
 from flexattn.op.options import option
 from flexattn.op.programs import Variant
@@ -286,15 +286,6 @@ def plan_key(call: Call, captures: Sequence[Tensor], *tensors: Tensor) -> tuple[
     for tensor in captures:
         key += (tensor.shape, tensor.stride())
     return tuple(key)
-
-
-def may_pack(call: Call) -> bool:
-    """Whether the heads of a group visit the same blocks."""
-    ranges = call.bound.variant.program.ranges
-    if ranges is not None:
-        ends = (end for piece in ranges.rows for end in piece)
-        return not any(isinstance(node, Input) and node.name == "h" for node in walk(*ends))
-    return all(table.shape[1] == 1 or table.stride(1) == 0 for table in call.tables)
 
 
 def row_strides(tensor: Tensor) -> Strides:

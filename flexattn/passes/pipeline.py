@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from flexattn.ir.hooks import CaptureGrad, Hooks
-from flexattn.ir.nodes import BOOL, Apply, Const, Input, Load, Node
+from flexattn.ir.nodes import BOOL, Apply, Const, Input, Load, Node, rewrite
 from flexattn.ir.program import Program, Ranges
 from flexattn.ir.ranges import ALWAYS
 from flexattn.ir.sites import Proof, find_sites
@@ -21,7 +21,7 @@ from flexattn.passes.sharpen import sharpen
 from flexattn.passes.simplify import simplify, without_marks
 from flexattn.passes.split import Hoisted, split, variation
 
-DIRECTIONS = ("forward", "backward", "tiles")
+DIRECTIONS = ("forward", "backward", "tiles", "decode")
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,20 @@ def _place(state: State) -> State:
     return replace(state, places=tuple(places))
 
 
+def _exchange(state: State) -> State:
+    """For kernels whose lanes run over keys: what hooks do with q_idx they do with kv_idx."""
+    if state.direction != "decode":
+        return state
+    other = {"q_idx": "kv_idx", "kv_idx": "q_idx"}
+
+    def rule(node: Node) -> Node:
+        if isinstance(node, Input) and node.name in other:
+            return Input(other[node.name], node.dtype)
+        return node
+
+    return state.map(lambda root: rewrite(root, rule))
+
+
 def _split(state: State) -> State:
     hoisted = split(state.roots.values())
     roots = dict(zip(state.roots, hoisted.roots, strict=True))
@@ -180,6 +194,7 @@ PASSES = (
     Pass("drop identities", _drop_identities, "a hook that changes nothing is not called"),
     Pass("base 2", _base_2, "a GPU has an instruction for powers of 2, none for powers of e"),
     Pass("place", _place, "how a captured gradient is summed depends on its indices"),
+    Pass("exchange", _exchange, "with few queries lanes run over keys instead"),
     Pass("split", _split, "what needs one index alone leaves the inner loop"),
 )
 
@@ -193,11 +208,12 @@ def build_hooks(
     wide: bool = False,
     base2: bool = False,
 ) -> Hooks:
-    """The graphs for one kernel of ``direction`` (forward, backward or tiles).
+    """The graphs for one kernel of ``direction`` (forward, backward, tiles or decode).
 
     Args:
         program: The mods.
-        direction: ``tiles`` wants the mask alone.
+        direction: ``tiles`` wants the mask alone, ``decode`` (of the CPU) lanes that run over
+            keys: q_idx and kv_idx are exchanged.
         grads: Numbers of the captures that want a gradient (backward).
         proved: What `analysis.bounds.prove` found about the sites of ``program``.
         wide: Keep 64-bit index arithmetic, for calls beyond `narrow.NARROW`.

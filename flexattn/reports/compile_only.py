@@ -160,12 +160,6 @@ def _trace(
 
 
 def _source(traced: Traced, target: str, direction: str, dtype: torch.dtype) -> KernelSource:
-    if direction == "decode":
-        raise ArgumentError(
-            "there is no decode kernel for the CPU.",
-            why="its forward kernel serves short queries as well.",
-            fix='pass direction="forward", or a GPU such as target="sm_90".',
-        )
     grads = {i for i, tensor in enumerate(traced.bound.captures) if tensor.requires_grad}
     return kernel_source(
         traced.program,

@@ -1,0 +1,47 @@
+// What the machine could do at best, for benchmarks: multiply-adds from registers, reads of memory.
+#include "gemm.h"
+
+// Of the type that products of T take: 2 W DEPTH operations each.
+FLEX_INLINE VF multiply_adds(i64 rounds, VF x, VF y) {
+  VF c[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) c[i] = x;
+  for (i64 r = 0; r < rounds; r++)
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) c[i] = Mac::step(c[i], x, y);
+  VF sum = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) sum += c[i];
+  return sum;
+}
+
+FLEX_INLINE VF read(const F* p, i64 count) {
+  VF c[8] = {};
+  for (i64 i = 0; i + 8 * W <= count; i += 8 * W)
+#pragma GCC unroll 8
+    for (int l = 0; l < 8; l++) c[l] += load_lanes<VF>(p + i + l * W);
+  VF sum = {};
+#pragma GCC unroll 8
+  for (int l = 0; l < 8; l++) sum += c[l];
+  return sum;
+}
+
+// 16 multiply-adds a round on each of so many threads; the number of operations of all.
+extern "C" double flexattn_multiply_adds(i64 rounds, i64 threads, F* sink) {
+#pragma omp parallel num_threads(threads)
+  {
+    VF sum = multiply_adds(rounds, load_lanes<VF>(sink), load_lanes<VF>(sink + W));
+    if (sum[0] == INF) store_lanes(sink, sum);  // never; but it might be
+  }
+  return 32.0 * W * Mac::DEPTH * double(rounds) * double(threads);
+}
+
+// Every thread reads its share of p[count].
+extern "C" void flexattn_read(const F* p, i64 count, i64 threads, F* sink) {
+  i64 share = count / threads;
+#pragma omp parallel for num_threads(threads)
+  for (i64 t = 0; t < threads; t++) {
+    VF sum = read(p + t * share, share);
+    if (sum[0] == INF) store_lanes(sink, sum);
+  }
+}

@@ -1,0 +1,130 @@
+// Products of a few rows with many keys, lanes along the head dims: keys are read once, where they
+// lie, by whole vectors. (gemm.h has lanes over queries, most of which would idle here.)
+//
+// dots    R rows x W / R keys at a time: W accumulators, which a tree of W - 1 additions folds into
+//         one vector of dot products; each vector of a key serves R rows.
+// sums    R rows x C vectors of head dims at a time: R C accumulators over all keys of a tile.
+// With R = 4 and C = 4 both do 16 multiply-adds for 8 loads. Blocks are functions of their own, as
+// in gemm.h; their loops over accumulators are unrolled whole, so none goes to the stack.
+#ifndef FLEX_ROWS_H
+#define FLEX_ROWS_H
+#include "gemm.h"
+#include "pack.h"
+
+constexpr int MOST_ROWS = W < 4 ? W : 4;        // rows of a block
+constexpr i64 DIM_STEP = W * Mac::DEPTH;        // head dims in a vector of a key
+constexpr i64 dim_steps(i64 d) { return (d + DIM_STEP - 1) / DIM_STEP; }
+
+// Lower half: sums of neighbouring lanes of a; upper half: of b.
+FLEX_INLINE VF fold(VF a, VF b) {
+#if defined(__clang__)
+  VF r;
+  for (int l = 0; l < W / 2; l++) r[l] = a[2 * l] + a[2 * l + 1], r[l + W / 2] = b[2 * l] + b[2 * l + 1];
+  return r;
+#else
+  VM even, odd;
+  for (int l = 0; l < W; l++) even[l] = 2 * l, odd[l] = 2 * l + 1;
+  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+#endif
+}
+// Lane l: the sum of all lanes of c[l], N = W of them.
+template <int N> struct Tree {
+  static FLEX_MEMBER VF of(const VF* c) { return fold(Tree<N / 2>::of(c), Tree<N / 2>::of(c + N / 2)); }
+};
+template <> struct Tree<1> {
+  static FLEX_MEMBER VF of(const VF* c) { return *c; }
+};
+
+// A vector of a key; of bf16 pairs as they are, else widened.
+#if FLEX_PAIRS
+FLEX_INLINE VF key_lanes(const T* p) { return load_lanes<VF>((const F*)p); }
+#else
+FLEX_INLINE VF key_lanes(const T* p) { return load_wide(p); }
+#endif
+
+// s[r][j] = scale * (row r of q) . (key j) for W / R keys; rows of q hold steps vectors.
+template <int R> static __attribute__((noinline)) void dots(const T* k, i64 k_n, const F* q, i64 steps, F scale, F* s, i64 s_r) {
+  constexpr int KEYS = W / R;
+  VF c[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) c[i] = VF{};
+  i64 q_r = steps * W;
+  for (i64 d = 0; d < steps; d++) {
+    VF x[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) x[r] = load_lanes<VF>(q + r * q_r + d * W);
+#pragma GCC unroll 16
+    for (int j = 0; j < KEYS; j++) {
+      VF y = key_lanes(k + j * k_n + d * DIM_STEP);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) c[r * KEYS + j] = Mac::step(c[r * KEYS + j], y, x[r]);
+    }
+  }
+  VF all = Tree<W>::of(c) * scale;
+  F lanes[W];
+  store_lanes(lanes, all);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) __builtin_memcpy(s + r * s_r, lanes + r * KEYS, KEYS * sizeof(F));
+}
+
+// o[r][.] = alpha[r] * o[r][.] + sum_j p[r][j] * (value j) for C vectors of head dims.
+template <int R, int C>
+static __attribute__((noinline)) void sums(const T* v, i64 v_n, i64 n, const F* p, i64 p_r, const F* alpha, F* o, i64 o_r) {
+  VF c[R * C];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int i = 0; i < C; i++) c[r * C + i] = load_lanes<VF>(o + r * o_r + i * W) * alpha[r];
+  for (i64 j = 0; j < n; j++) {
+    VF y[C];
+#pragma GCC unroll 4
+    for (int i = 0; i < C; i++) y[i] = load_wide(v + j * v_n + i * W);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      VF x = splat<VF>(p[r * p_r + j]);
+#pragma GCC unroll 4
+      for (int i = 0; i < C; i++) c[r * C + i] += x * y[i];
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int i = 0; i < C; i++) store_lanes(o + r * o_r + i * W, c[r * C + i]);
+}
+
+template <int R> static void sums_of_rows(const T* v, i64 v_n, i64 n, const F* p, i64 p_r, const F* alpha, F* o, i64 width) {
+  i64 d = 0;
+  for (; d + 4 * W <= width; d += 4 * W) sums<R, 4>(v + d, v_n, n, p, p_r, alpha, o + d, width);
+  for (; d < width; d += W) sums<R, 1>(v + d, v_n, n, p, p_r, alpha, o + d, width);
+}
+
+// f(Count<R>{}, r) for blocks of R rows from row r on that make up `rows`.
+template <int N> struct Count { static constexpr int value = N; };
+template <class Do> FLEX_INLINE void by_rows(i64 rows, Do f) {
+  i64 r = 0;
+  for (; r + MOST_ROWS <= rows; r += MOST_ROWS) f(Count<MOST_ROWS>{}, r);
+  if (MOST_ROWS > 2 && r + 2 <= rows) f(Count<2>{}, r), r += 2;
+  if (r < rows) f(Count<1>{}, r);
+}
+
+// Rows of keys or values with `width` elements each, zero beyond `columns`: in place if they lie
+// so, else copied.
+struct Rows {
+  const T* p;
+  i64 stride;
+};
+static void copy_rows(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, T* dst, i64 width) {
+  for (i64 r = 0; r < rows; r++) {
+    const T* p = src + r * row_stride;
+    if (column_stride == 1) __builtin_memcpy(dst + r * width, p, columns * sizeof(T));
+    else
+      for (i64 d = 0; d < columns; d++) dst[r * width + d] = p[d * column_stride];
+    __builtin_memset((void*)(dst + r * width + columns), 0, (width - columns) * sizeof(T));
+  }
+}
+static Rows rows_in(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, i64 width, T* scratch) {
+  if (column_stride == 1 && width == columns) return {src, row_stride};
+  copy_rows(src, row_stride, column_stride, rows, columns, scratch, width);
+  return {scratch, width};
+}
+#endif
