@@ -2,13 +2,15 @@
 #include "gemm.h"
 
 // Of the type that products of T take: 2 W DEPTH operations each.
-FLEX_INLINE VF multiply_adds(i64 rounds, VF x, VF y) {
-  VF c[16];
+FLEX_INLINE VF multiply_adds(i64 rounds, const F* p) {
+  VF c[16], x = load_lanes<VF>(p), y = load_lanes<VF>(p + W);
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) c[i] = x;
-  for (i64 r = 0; r < rounds; r++)
+  for (int i = 0; i < 16; i++) c[i] = load_lanes<VF>(p + i);  // equal ones would become one
+  for (i64 r = 0; r < rounds; r++) {
+    x = rounded(x);  // for all that is known another one: the product is not moved out
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) c[i] = Mac::step(c[i], x, y);
+  }
   VF sum = {};
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) sum += c[i];
@@ -30,7 +32,7 @@ FLEX_INLINE VF read(const F* p, i64 count) {
 extern "C" double flexattn_multiply_adds(i64 rounds, i64 threads, F* sink) {
 #pragma omp parallel num_threads(threads)
   {
-    VF sum = multiply_adds(rounds, load_lanes<VF>(sink), load_lanes<VF>(sink + W));
+    VF sum = multiply_adds(rounds, sink);
     if (sum[0] == INF) store_lanes(sink, sum);  // never; but it might be
   }
   return 32.0 * W * Mac::DEPTH * double(rounds) * double(threads);

@@ -65,19 +65,6 @@ static void lay_out(const Shared& shared, Work& w, Arena& arena) {
 FLEX_INLINE VF weight(VF difference) { return exp2_weight(difference * LOG2E); }
 FLEX_INLINE F weight(F difference) { return weight(splat<VF>(difference))[0]; }
 
-// The largest and the sum of all lanes.
-FLEX_INLINE F largest(VF x) {
-  F lanes[W];
-  store_lanes(lanes, x);
-  F m = lanes[0];
-  for (int l = 1; l < W; l++) m = lanes[l] > m ? lanes[l] : m;
-  return m;
-}
-FLEX_INLINE F total(VF x) {
-  for (int n = W; n > 1; n /= 2) x = fold(x, x);
-  return x[0];
-}
-
 // Keys of a tile outside of which no row keeps any: garbage there, as behind the end of a cache,
 // is not to reach a sum, not even with weight 0.
 struct Kept {
@@ -128,6 +115,8 @@ static void attend_tile(Shared& shared, Work& w, i64 item, i64 b, i64 h0, i64 kv
   i64 h_kv = h0 / (a.Hq / a.Hkv), steps = dim_steps(a.D), rows = shared.rows;
   const T* p_k = (const T*)a.k + b * a.k_b + h_kv * a.k_h + kv0 * a.k_n;
   const T* p_v = (const T*)a.v + b * a.v_b + h_kv * a.v_h + kv0 * a.v_n;
+  if (a.k_d == 1) prefetch_rows(p_k + n * a.k_n, a.k_n, n, a.D);
+  if (a.v_d == 1) prefetch_rows(p_v + n * a.v_n, a.v_n, n, a.Dv);
   Rows k = rows_in(p_k, a.k_n, a.k_d, n, a.D, steps * DIM_STEP, w.b_k);
   by_rows(rows, [&](auto together, i64 r) {
     constexpr int R = together.value, TOGETHER = W / R;

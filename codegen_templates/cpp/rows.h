@@ -15,25 +15,48 @@ constexpr int MOST_ROWS = W < 4 ? W : 4;        // rows of a block
 constexpr i64 DIM_STEP = W * Mac::DEPTH;        // head dims in a vector of a key
 constexpr i64 dim_steps(i64 d) { return (d + DIM_STEP - 1) / DIM_STEP; }
 
-// Lower half: sums of neighbouring lanes of a; upper half: of b.
-FLEX_INLINE VF fold(VF a, VF b) {
+// Lanes l with bit STEP unset: a[l] + a[l + STEP]; with it set: b[l] + b[l - STEP]. One blend and one
+// shuffle, where pairs from both would take two shuffles, of which some CPUs do one at a time.
+template <int STEP> FLEX_INLINE VF fold(VF a, VF b) {
 #if defined(__clang__)
   VF r;
-  for (int l = 0; l < W / 2; l++) r[l] = a[2 * l] + a[2 * l + 1], r[l + W / 2] = b[2 * l] + b[2 * l + 1];
+  for (int l = 0; l < W; l++) r[l] = l & STEP ? b[l] + b[l ^ STEP] : a[l] + a[l ^ STEP];
   return r;
 #else
-  VM even, odd;
-  for (int l = 0; l < W; l++) even[l] = 2 * l, odd[l] = 2 * l + 1;
-  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+  VM own, other;
+  for (int l = 0; l < W; l++) own[l] = l & STEP ? l + W : l, other[l] = own[l] ^ STEP;
+  return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
 #endif
 }
 // Lane l: the sum of all lanes of c[l], N = W of them.
 template <int N> struct Tree {
-  static FLEX_MEMBER VF of(const VF* c) { return fold(Tree<N / 2>::of(c), Tree<N / 2>::of(c + N / 2)); }
+  static FLEX_MEMBER VF of(const VF* c) { return fold<N / 2>(Tree<N / 2>::of(c), Tree<N / 2>::of(c + N / 2)); }
 };
 template <> struct Tree<1> {
   static FLEX_MEMBER VF of(const VF* c) { return *c; }
 };
+
+// The sum and the largest of all lanes.
+FLEX_INLINE F total(VF x) {
+  VF c[W] = {x};
+  return Tree<W>::of(c)[0];
+}
+FLEX_INLINE VF far_lanes(VF x, int step) {
+  VM other;
+  for (int l = 0; l < W; l++) other[l] = l ^ step;
+#if defined(__clang__)
+  VF r;
+  for (int l = 0; l < W; l++) r[l] = x[other[l]];
+  return r;
+#else
+  return __builtin_shuffle(x, other);
+#endif
+}
+FLEX_INLINE F largest(VF x) {
+#pragma GCC unroll 4
+  for (int step = W / 2; step; step /= 2) x = max_lanes(x, far_lanes(x, step));
+  return x[0];
+}
 
 // A vector of a key; of bf16 pairs as they are, else widened.
 #if FLEX_PAIRS
@@ -113,6 +136,11 @@ struct Rows {
   const T* p;
   i64 stride;
 };
+// Asks for rows that are likely to be read soon; beyond the end of memory it does nothing.
+static void prefetch_rows(const T* p, i64 stride, i64 rows, i64 columns) {
+  for (i64 r = 0; r < rows; r++)
+    for (i64 d = 0; d < columns; d += 64 / i64(sizeof(T))) __builtin_prefetch(p + r * stride + d, 0, 2);
+}
 static void copy_rows(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, T* dst, i64 width) {
   for (i64 r = 0; r < rows; r++) {
     const T* p = src + r * row_stride;

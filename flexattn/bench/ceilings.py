@@ -47,7 +47,7 @@ def multiply_adds(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     On the threads torch has now; of the type that products of ``dtype`` take.
     """
     library, threads = _library(STORAGE[dtype]), torch.get_num_threads()
-    sink = torch.full((64,), 1e-3)
+    sink = torch.rand(64)
     operations = library.flexattn_multiply_adds(1, threads, sink.data_ptr()) * ROUNDS
     return lambda: library.flexattn_multiply_adds(ROUNDS, threads, sink.data_ptr()), operations
 

@@ -66,6 +66,8 @@ def kernel_for(
             rounded to bf16 too.
     """
     isa = None if rounded_weights else _without_pairs()
+    if direction == "decode":  # which rounds no weights
+        isa = host(pairs=True)
     slot: Hashable = (direction, dtype, facts.wide, grads, isa)
     found = variant.kernels.get(slot)
     if found is not None and found[0] <= facts.proved:

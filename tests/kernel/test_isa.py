@@ -36,6 +36,16 @@ def test_a_level_can_be_asked_for(monkeypatch):
     assert host() is ISAS["portable"]
 
 
+def test_pairs_are_left_out_where_they_are_slow(monkeypatch):
+    monkeypatch.delenv("FLEXATTN_ISA", raising=False)
+    monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
+    for flags, level in ((frozenset(), "avx512bf16"), (isa.SLOW_PAIRS, "avx512")):
+        monkeypatch.setattr(isa, "_cpu_flags", lambda flags=flags: AVX512 | {"avx512_bf16"} | flags)
+        assert host().name == level and host(pairs=True).name == "avx512bf16"
+    monkeypatch.setenv("FLEXATTN_ISA", "avx512bf16")
+    assert host().name == "avx512bf16"
+
+
 def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(isa, "_cpu_flags", lambda: AVX2)
     monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
