@@ -79,7 +79,13 @@ FLEX_INLINE VF exp2_weight(VF x) {
   y = y * fraction + 0.6931513118f;
 #endif
   y = y * fraction + 1;
-  return scale_by_power(y, x);  // vscalefps floors x itself
+  // vscalefps floors x itself. What would be subnormal is 0: each multiply-add of one may cost a
+  // hundred. ($5: not less than; NaN stays)
+  unsigned short normal;
+  asm("vcmpps $5, %2, %1, %0" : "=Yk"(normal) : "v"(x), "v"(splat<VF>(-126)));
+  VF weight;
+  asm("vscalefps %2, %1, %0%{%3%}%{z%}" : "=v"(weight) : "v"(y), "v"(x), "Yk"(normal));
+  return weight;
 #else
   constexpr F SMALLEST = sizeof(F) == 8 ? -1022 : -126;
   VF safe = max_lanes(splat<VF>(SMALLEST), x), n = near_integer(safe);

@@ -133,3 +133,22 @@ def test_power_of_pairs(isa: int) -> None:
         want = getattr(torch, name)(a.double(), y.double())
         for entry in (f"f_{name}", f"f_scalar_{name}"):
             torch.testing.assert_close(run(library, entry, a, y).double(), want, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("isa", isa_levels())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_weights_are_normal_numbers_or_zero(isa: int, dtype: torch.dtype) -> None:
+    """A subnormal weight would cost each multiply-add of it a hundred times its time."""
+    lane = torch.float64 if dtype == torch.float64 else torch.float32
+    lines = '#include "mods.h"\n#include "math_exp.h"\n' + LOOPS
+    lines += "LOOPS(f, F, VF, weight, exp2_weight(a), F(0))\n"
+    library = build(lines, dtype=dtype, isa=isa, flags="-O1")
+    least = -1022 if dtype == torch.float64 else -126
+    x = torch.linspace(1.25 * least, 0, 4096, dtype=lane)
+    x[:3] = torch.tensor([float("-inf"), float("nan"), least], dtype=lane)
+    found = run(library, "f_weight", x)
+    assert found[1].isnan() and found[0] == 0 and found[2] > 0
+    want = torch.where(x < least, 0.0, x.double().exp2())
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5 if dtype == torch.bfloat16 else 3e-7
+    torch.testing.assert_close(found[2:].double(), want[2:], rtol=tolerance, atol=0)
+    assert not ((found > 0) & (found < torch.finfo(lane).tiny)).any()
