@@ -87,6 +87,12 @@ template <class V, class X> FLEX_INLINE void store_lanes(X* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+template <class V> FLEX_INLINE V reverse_lanes(V v) {
+  V r;
+  for (int l = 0; l < W; l++) r[l] = v[W - 1 - l];
+  return r;
+}
+
 // Towards zero from float to int; lane masks keep 0 / -1.
 template <class V, class X> FLEX_INLINE V convert(X x) { return Convert<V, X>::from(x); }
 template <class X> FLEX_INLINE VM to_mask(X comparison) { return Convert<VM, X>::from(comparison); }

@@ -215,9 +215,14 @@ class Emitter:
     def _run(
         self, node: Load, base: str, lanes: Sequence[tuple[int, Node]]
     ) -> tuple[str, str] | None:
-        """Condition and text of a plain vector load: neighbouring queries read neighbours."""
+        """Condition and text of a plain vector load: neighbouring queries read neighbours.
+
+        Of ``q_idx`` plus or minus what is the same in all lanes; or of that minus ``q_idx``, which
+        reads them backwards.
+        """
         (dim, index), *more = lanes
-        if more or not (isinstance(index, Input) and index.name == "q_idx"):
+        line = None if more else self._line(index)
+        if line is None:
             return None
         storage = self.layout.hooks.captures[node.capture].dtype
         if storage == node.dtype and storage != BOOL:
@@ -227,7 +232,30 @@ class Emitter:
         else:
             return None
         stride = self.place.uniform + self.layout.stride(node.capture, dim)
-        return f"{stride} == 1 && s.q0 + i + W - 1 <= s.q_last", f"{load}({base} + s.q0 + i)"
+        sign, terms = line
+        shift = "".join(f" {'+' if by > 0 else '-'} i64({self.value(term)})" for by, term in terms)
+        first = "(s.q0 + i)" if sign > 0 else "(s.q0 + i + W - 1)"
+        text = f"{load}({base}{shift} {'+' if sign > 0 else '-'} {first})"
+        text = text if sign > 0 else f"reverse_lanes({text})"
+        return f"{stride} == 1 && s.q0 + i + W - 1 <= s.q_last", text
+
+    def _line(self, index: Node) -> tuple[int, list[tuple[int, Node]]] | None:
+        """``index`` as ±q_idx and signed terms without lanes; None where it is no such sum."""
+        match index:
+            case Input("q_idx"):
+                return 1, []
+            case Apply("add" | "sub" as op, (a, b)):
+                by = 1 if op == "add" else -1
+                if not self._varies[b]:
+                    line = self._line(a)
+                    return line and (line[0], [*line[1], (by, b)])
+                if not self._varies[a]:
+                    line = self._line(b)
+                    return line and (by * line[0], [(1, a), *((by * s, n) for s, n in line[1])])
+            case Apply("neg", (a,)):
+                line = self._line(a)
+                return line and (-line[0], [(-s, n) for s, n in line[1]])
+        return None
 
     def _lane_offsets(self, node: Load, lanes: Sequence[tuple[int, Node]], dtype: DType) -> str:
         layout, capture = self.layout, node.capture
