@@ -22,8 +22,10 @@ def cell(name: str, value: Any) -> str:
     match value:
         case None:
             return "too noisy"
-        case float() if name.startswith("over_"):
+        case float() if name.startswith("over_") or name == "cost":
             return f"{value:.2f}×"
+        case float() if name.startswith("of_"):
+            return f"{100 * value:.0f}%"
         case float():
             return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
         case bool():
@@ -59,7 +61,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     if "ours_ms" in rows[0]:
         return [{name: row[name] for name in BUILDS} for row in rows if row["tokens"] in SHOWN]
-    if "S" not in rows[0]:
+    if not {"S", "mask"} <= set(rows[0]):
         return rows
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -67,7 +69,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for (dtype, dim, mask), members in groups.items():
         mean: dict[str, Any] = {"dtype": dtype, "D": dim, "mask": mask}
-        for name in ("ours_gflops", *(n for n in rows[0] if n.startswith("over_"))):
+        for name in ("ours_gflops", *(n for n in rows[0] if n.startswith(("over_", "of_")))):
             values = [row[name] for row in members if row[name] is not None]
             mean[name] = math.prod(values) ** (1 / len(values)) if values else None
         means.append(mean)

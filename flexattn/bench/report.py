@@ -63,6 +63,8 @@ def print_table(suite: str, rows: Sequence[Row]) -> None:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return "noisy"
+    if isinstance(value, float) and name.startswith("of_"):
+        return f"{100 * value:.0f}%"
     if isinstance(value, float):
         return f"{value:.2f}x" if name.startswith("over_") else f"{value:.4g}"
     return str(value)
@@ -82,15 +84,21 @@ def progress(total: int, title: str) -> Iterator[Callable[[], None]]:
 def plot(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
     """A chart written to ``path`` (PNG or SVG), if the suite has what can be drawn.
 
-    Rates of all contestants as grouped bars; times of building masks as lines over the length.
+    Rates of all contestants, or costs, as bars; times of building masks as lines over the length.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    if "ours_ms" in rows[0]:
+    if "torch_ms" in rows[0]:
         _plot_builds(suite, rows, path)
+    elif "cost" in rows[0]:
+        _plot_bars(suite, rows, path, ("cost",), "time over the plain mask's (lower is better)")
     else:
-        _plot_rates(suite, rows, path)
+        units = {"gflops": "useful GFLOP/s", "gbytes": "GB/s of keys and values"}
+        for unit, says in units.items():
+            names = tuple(key for key in rows[0] if key.endswith(f"_{unit}"))
+            if names:
+                _plot_bars(suite, rows, path, names, f"{says} (higher is better)")
 
 
 def _plot_builds(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
@@ -111,24 +119,33 @@ def _plot_builds(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
     pyplot.close(figure)
 
 
-def _plot_rates(suite: str, rows: Sequence[Row], path: pathlib.Path) -> None:
+def _plot_bars(
+    suite: str, rows: Sequence[Row], path: pathlib.Path, names: Sequence[str], axis: str
+) -> None:
+    """One group of bars a row, one bar a name; a row is called by its texts and whole numbers."""
     from matplotlib import pyplot
 
-    names = [key.removesuffix("_gflops") for key in rows[0] if key.endswith("_gflops")]
-    if not names:
-        return
     figure, axes = pyplot.subplots(figsize=(max(6.0, 0.5 * len(rows)), 4.5), layout="constrained")
     width = 0.8 / len(names)
     for at, name in enumerate(names):
         places = [x + at * width for x in range(len(rows))]
-        heights = [row[f"{name}_gflops"] for row in rows]
-        axes.bar(places, heights, width, label=name, color=COLOURS.get(name))
-    labels = [f"{r['dtype']} D{r['D']}\nS{r['S']} {r['mask']}" for r in rows]
+        heights = [row[name] or 0.0 for row in rows]  # none where the machine was too noisy
+        label = name.rpartition("_")[0] or name
+        axes.bar(places, heights, width, label=label, color=COLOURS.get(label))
+    labels = [
+        " ".join(v if isinstance(v, str) else f"{k}{v}" for k, v in row.items() if _names(v))
+        for row in rows
+    ]
     axes.set_xticks(
         [x + 0.4 - width / 2 for x in range(len(rows))], labels, rotation=90, fontsize=7
     )
-    axes.set_ylabel("useful GFLOP/s (higher is better)")
+    axes.set_ylabel(axis)
     axes.set_title(f"{suite}, {machine()['cpu']}")
-    axes.legend()
+    if len(names) > 1:
+        axes.legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, str | int)

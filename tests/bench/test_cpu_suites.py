@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from flexattn.bench import ceilings, cpu, mods, shapes, suites
 from flexattn.bench.shapes import Shape
 from flexattn.bench.timing import Timing
 
+FILL = Path(__file__).parents[2] / "docs" / "fill_figures.py"
 SMALL = (Shape(2, 96, 32, torch.bfloat16, True), Shape(2, 64, 32, torch.float32, False))
 
 
@@ -38,6 +41,18 @@ def test_rates_and_ceilings(suite: str, capsys: Any) -> None:
     for row in rows:
         assert row["ours_gflops"] > 0 and row["sdpa_gflops"] > 0
         assert {"over_sdpa", "of_gemm", "of_peak"} <= set(row)
+    told = runpy.run_path(str(FILL))["summary"](rows)
+    assert {row["dtype"] for row in told} == {"bfloat16", "float32"} and "of_peak" in told[0]
+
+
+@pytest.mark.parametrize("suite", ["cpu-forward", "cpu-decode", "mods"])
+def test_a_picture(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = [mods.Problem("odd", Shape(2, 100, 32, torch.float32, True))]
+    monkeypatch.setattr(mods, "problems", lambda dtype: odd)
+    path = tmp_path / "picture.png"
+    options = ["--rounds", "2", "--no-peers", "--plot", str(path)]
+    assert main(["bench", suite, *options]) == 0
+    assert path.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_decoding_against_the_rate_of_reads(capsys: Any) -> None:
