@@ -21,7 +21,6 @@ from flexattn.op import symbolic
 from flexattn.op.programs import Bound
 from flexattn.op.structure import structure
 from flexattn.runtime.counters import clear_cache
-from flexattn.trace import trace_mod
 
 Build = Callable[[], Any]
 
@@ -142,7 +141,7 @@ def shares(
 
     By what ``create_block_mask`` itself asks.
     """
-    bound: Bound = symbolic.bind(None, trace_mod(mask_mod, "mask"), "f32")
+    bound: Bound = symbolic.bind_mask(mask_mod)
     census = Census()
     structure(bound, shape, block, torch.device("cpu"), None, census)
     return {name: census.share(stage) for stage, name in STAGES.items()}

@@ -96,6 +96,14 @@ def invert(mask: BlockMask) -> BlockMask:
 
 def concatenate(masks: Sequence[BlockMask]) -> BlockMask:
     """The batches of all ``masks``, one after another."""
+    single = hasattr(masks, "_heads")  # whose batches a tuple would take one by one, forever
+    masks = () if single else tuple(masks)
+    if single or not all(hasattr(mask, "_heads") for mask in masks):
+        raise BlockMaskError(
+            "BlockMask.cat was not given masks alone.",
+            why="it joins the batches of a list of masks.",
+            fix="pass a list: BlockMask.cat([first, second]).",
+        )
     if not masks:
         raise BlockMaskError(
             "there are no masks to concatenate.",

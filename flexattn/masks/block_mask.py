@@ -169,6 +169,12 @@ class BlockMask(MaskViews):
         Listed blocks may differ (as partial or full), and so may the functions: pairs are
         evaluated where the lists and the functions do not settle it. (``==`` is identity.)
         """
+        if not isinstance(other, BlockMask):
+            raise BlockMaskError(
+                f"a mask was compared with {type(other).__name__}.",
+                why="pairs of two masks are compared.",
+                fix="pass a BlockMask of flexattn; BlockMask.from_torch makes one of torch's.",
+            )
         if self.shape != other.shape or self.BLOCK_SIZE != other.BLOCK_SIZE:
             return False
         if self.device != other.device:
@@ -210,6 +216,7 @@ class BlockMask(MaskViews):
 
     def to(self, device: torch.device | str) -> BlockMask:
         """This mask on ``device``, with the tensors that mask_mod's closures hold."""
+        device = validate.device(device)
         tensors, rest = take_out(self.mask_mod)
         moved = [tensor.to(device) for tensor in tensors]
         same = all(new is old for new, old in zip(moved, tensors))

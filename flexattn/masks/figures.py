@@ -26,9 +26,9 @@ def cost(
     )
     key_heads = query_heads if heads[2] is None else heads[2]
     for name, value in (("D", dims[0]), ("Dv", dims[1]), ("Hkv", key_heads)):
-        if value < 1:
+        if type(value) is not int or value < 1:
             raise BlockMaskError(
-                f"{name} is {value}.", why="it is a size.", fix=f"pass the {name} of the call."
+                f"{name} is {value!r}.", why="it is a size.", fix=f"pass the {name} of the call."
             )
     for name, asked, size in (("B", batch, mask.shape[0]), ("Hq", query_heads, mask.shape[1])):
         if asked != size and size != 1:
@@ -37,6 +37,12 @@ def cost(
                 why="a mask serves another number only if it was made for one, or for all.",
                 fix=f"leave {name} out, or make the mask with that number.",
             )
+    if not isinstance(dtype, torch.dtype):
+        raise BlockMaskError(
+            f"dtype is {dtype!r}.",
+            why="the bytes of an element follow from it.",
+            fix="pass a torch.dtype such as torch.bfloat16.",
+        )
     q_len, kv_len = mask.seq_lengths
     shape = Shape(batch, query_heads, key_heads, q_len, kv_len, *dims, dtype.itemsize)
     visited = sum(mask._block_counts())

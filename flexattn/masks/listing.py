@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flexattn.analysis.runs import Array, Runs, from_classes, to_classes
+from flexattn.errors import BlockMaskError
 from flexattn.masks.parts import slice_count
 from flexattn.masks.sizes import check_table
 from flexattn.masks.sources import Source, strips
@@ -108,6 +109,12 @@ def runs_of_tables(tables: Sequence[Tensor], cols: int) -> Runs:
 
     Batches and heads along which all tables repeat themselves share their slices.
     """
+    if tables[0].is_meta:
+        raise BlockMaskError(
+            "the lists of this mask hold no values.",
+            why="it lies on the device meta.",
+            fix="make it on a device that has memory.",
+        )
     frame = tables[0].shape[:2]
     alike = [frame[d] > 1 and all(table.stride(d) == 0 for table in tables) for d in (0, 1)]
     for d in (0, 1):

@@ -101,7 +101,14 @@ def parse(
 
 def _chosen(part: Any, size: int, axis: str) -> tuple[int, ...] | range:
     if isinstance(part, slice):
-        return range(size)[part]
+        try:
+            return range(size)[part]
+        except (TypeError, ValueError) as error:
+            raise BlockMaskIndexError(
+                f"{axis} was asked for as {part}.",
+                why=f"{error}.",
+                fix="write start:stop:step with whole numbers, and a step that is not 0.",
+            ) from error
     if isinstance(part, Tensor | list | tuple):
         entries = _entries(torch.as_tensor(part), size, axis)
     else:

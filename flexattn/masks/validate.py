@@ -9,20 +9,36 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from flexattn.errors import BlockMaskError
+from flexattn.errors import ArgumentError, BlockMaskError
 from flexattn.masks.tables import Pair, cdiv, to_listed
 
 _INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
 
-def block_size(value: Any) -> tuple[int, int]:
+MOST = 1 << 31
+"""Positions and sizes are counted in 32 bits."""
+
+
+def device(value: Any) -> torch.device:
+    """A device by its name."""
+    try:
+        return torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(
+            f"device is {value!r}.",
+            why=f"{str(error).strip().splitlines()[0]}.",
+            fix="pass a name that torch.device knows, such as 'cpu' or 'cuda:0'.",
+        ) from error
+
+
+def block_size(value: Any, name: str = "BLOCK_SIZE") -> tuple[int, int]:
     """``BLOCK_SIZE`` as (queries, keys) of one block."""
     sizes = value if isinstance(value, tuple | list) else (value, value)
-    if len(sizes) != 2 or not all(_is_int(size) and size >= 1 for size in sizes):
+    if len(sizes) != 2 or not all(_is_int(size) and size >= 1 and _fits(size) for size in sizes):
         raise BlockMaskError(
-            f"BLOCK_SIZE is {value!r}.",
-            why="a block holds at least one query and one key.",
-            fix="pass an int, or two: (queries, keys) of a block, each 1 or more.",
+            f"{name} is {value!r}.",
+            why="it counts at least one query and one key, and fewer than 2**31.",
+            fix="pass an int, or two: for queries and for keys, each 1 or more.",
         )
     return int(sizes[0]), int(sizes[1])
 
@@ -30,10 +46,10 @@ def block_size(value: Any) -> tuple[int, int]:
 def lengths(value: Any) -> tuple[int, int]:
     """``seq_lengths`` as (Q_LEN, KV_LEN)."""
     good = isinstance(value, tuple | list | torch.Size) and len(value) == 2
-    if not good or not all(_is_int(length) and length >= 0 for length in value):
+    if not good or not all(_is_int(length) and length >= 0 and _fits(length) for length in value):
         raise BlockMaskError(
             f"seq_lengths is {value!r}.",
-            why="a mask covers a number of queries and a number of keys.",
+            why="a mask covers a number of queries and a number of keys, each below 2**31.",
             fix="pass two ints of 0 or more: (Q_LEN, KV_LEN).",
         )
     return value[0], value[1]
@@ -157,6 +173,10 @@ def has_values(table: Tensor) -> bool:
         or torch._C._functorch.is_functorch_wrapped_tensor(table)
         or torch._is_functional_tensor(table)
     )
+
+
+def _fits(value: int | torch.SymInt) -> bool:
+    return isinstance(value, torch.SymInt) or value < MOST  # no guard on what is not known yet
 
 
 def _is_int(value: object) -> bool:

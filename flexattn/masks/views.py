@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flexattn.analysis.cost import Cost
 from flexattn.analysis.runs import Array
+from flexattn.errors import BlockMaskError
 from flexattn.masks import figures, grids, pairs, validate
 from flexattn.masks.fields import MaskFields
 from flexattn.masks.picture import coarsen, draw
@@ -25,11 +26,14 @@ class MaskViews(MaskFields):
     def sparsity(self, exact: bool = False) -> float:
         """Percentage of blocks that are not visited; 100 for a mask without elements.
 
-        With ``exact``, of pairs that are not kept: partial blocks are evaluated, in pieces of
-        bounded memory.
+        With ``exact``, of pairs that are not kept: told by the closed form if the mask has one
+        for kernels, else partial blocks are evaluated, in pieces of bounded memory.
         """
         if not exact or not self.numel():
             return super().sparsity()
+        known: float | None = None if self._form is None else self._form.sparsity()
+        if known is not None:
+            return known
         return 100 * (1 - pairs.count_kept(self) / self.numel())
 
     def cost(
@@ -75,7 +79,7 @@ class MaskViews(MaskFields):
         """
         if grid_size == -1:
             grid_size = (max(self._rows, 1), max(self._cols, 1))
-        heads = self._pictures(validate.block_size(grid_size), limit)
+        heads = self._pictures(validate.block_size(grid_size, "grid_size"), limit)
         pictures = [f"{title}\n{draw(cells)}" for title, cells in heads]
         if (more := self.shape[0] * self.shape[1] - limit) > 0:
             pictures.append(f"... and {more} more: to_string(limit=N), or mask[b, h].")
@@ -91,7 +95,7 @@ class MaskViews(MaskFields):
             limit: Most heads to draw.
             cell: Pixels of a cell's side.
         """
-        grid = validate.block_size(grid_size)
+        grid = validate.block_size(grid_size, "grid_size")
         label = f"BlockMask of shape {self.shape}"
         return draw_svg(self._pictures(grid, limit), cell, label)
 
@@ -106,6 +110,10 @@ class MaskViews(MaskFields):
 
     def _pictures(self, grid: tuple[int, int], limit: int) -> list[tuple[str, Array]]:
         """A title and the cells (uint8 [lines, columns]) of each head, at most ``limit``."""
+        if type(limit) is not int or limit < 0:
+            raise BlockMaskError(
+                f"limit is {limit!r}.", why="it counts heads.", fix="pass 0 or more."
+            )
         batch, heads = self._heads
         places = list(itertools.islice(itertools.product(range(batch), range(heads)), limit))
         blocks = self._blocks

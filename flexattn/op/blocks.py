@@ -234,7 +234,8 @@ def _launch_tiles(
     """
     batch, heads, q_len, kv_len = shape
     rows, cols = cdiv(q_len, block[0]), cdiv(kv_len, block[1])
-    kernel = kernel_for(bound.variant, "tiles", "f32", facts_of(bound, shape))
+    compute = bound.variant.program.compute
+    kernel = kernel_for(bound.variant, "tiles", compute, facts_of(bound, shape))
     chosen = (0, 0) if listed is None else (listed.ctypes.data, len(listed))
     head = (classes, 0, 0, 0, batch, heads, rows, cols, q_len, kv_len, *block, *chosen)
     fault = kernel.launch(head, bound.captures, bound.ints, bound.floats)

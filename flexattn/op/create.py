@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from flexattn.op.blocks import block_classes, evaluator
 from flexattn.op.programs import Bound
 from flexattn.op.structure import structure
 from flexattn.op.triton_streams import is_capturing_on
-from flexattn.trace import trace_mod
 
 _VARIABLE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
@@ -108,7 +107,7 @@ def _checked(mask_mod: MaskMod, sizes: tuple[Any, Any, Any, Any], others: dict[s
     block = validate.block_size(others["BLOCK_SIZE"])
     lengths = validate.lengths(sizes[2:])
     shape = (_count(sizes[0], "B"), _count(sizes[1], "H"), *lengths)
-    bound = _bind(mask_mod)
+    bound = symbolic.bind_mask(mask_mod)
     return _Asked(bound, shape, block, _device(others["device"], bound))
 
 
@@ -165,7 +164,7 @@ def create_mask(
     lengths = validate.lengths((Q_LEN, KV_LEN))
     shape = (_count(B, "B"), _count(H, "H"), *lengths)
     is_score = _is_score_mod(mod_fn)
-    bound = _bind(mod_fn, "score" if is_score else "mask")
+    bound = symbolic.bind_mask(mod_fn, "score" if is_score else "mask")
     chosen = _device(device, bound)
     kept = _score_keeps(bound, chosen) if is_score else evaluator(bound, shape, chosen)
     mask = torch.empty(shape, dtype=torch.bool, device=chosen)
@@ -195,7 +194,7 @@ def _classify(
     block: tuple[int, int],
     device: torch.device,
 ) -> Grid:
-    asked = _Asked(_bind(mask_mod), shape, block, device)
+    asked = _Asked(symbolic.bind_mask(mask_mod), shape, block, device)
     if _by_operator(asked):
         return block_classes(asked.bound, shape, block, device)
     return structure(asked.bound, shape, block, device)[0]
@@ -205,13 +204,7 @@ def _classify(
 def _evaluator(
     mask_mod: MaskMod, shape: tuple[int, int, int, int], device: torch.device
 ) -> Evaluate:
-    return evaluator(_bind(mask_mod), shape, device)
-
-
-def _bind(mod: Callable[..., Any], kind: Literal["score", "mask"] = "mask") -> Bound:
-    traced = trace_mod(mod, kind)
-    score, mask = (None, traced) if kind == "mask" else (traced, None)
-    return symbolic.bind(score, mask, "f32")
+    return evaluator(symbolic.bind_mask(mask_mod), shape, device)
 
 
 def _count(value: int | None, name: str) -> int:
@@ -247,7 +240,7 @@ def _device(device: DeviceLike, bound: Bound) -> torch.device:
     """The device asked for, else that of the captures, else PyTorch's default for masks."""
     found = {tensor.device for tensor in bound.captures if tensor.ndim or tensor.is_cuda}
     if device is not None:
-        chosen = _present(torch.device(device))
+        chosen = _present(validate.device(device))
     else:
         fallback = torch.accelerator.current_accelerator() or torch.device("cpu")
         chosen = min(found, key=str, default=fallback)

@@ -6,6 +6,7 @@ kernel runs, so it stands for the lists only as long as nobody has written to th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flexattn.analysis.closed.bound import BoundForm, plain_pieces
+from flexattn.analysis.closed.count import count_kept
 from flexattn.analysis.closed.pieces import StartTable
 from flexattn.analysis.closed.rows import rows_of
 from flexattn.ir.nodes import Input, Load, Node, rewrite
@@ -81,9 +83,20 @@ class MaskForm:
         sizes = {"b": (self.shape[0], batch), "h": (self.shape[1], heads)}
         if any(sizes[axis][0] != sizes[axis][1] for axis in self.axes):
             return False  # the lists of one stand for all
+        return self._is_current()
+
+    def _is_current(self) -> bool:
         if any(tensor.is_inference() for tensor in self.traced.captures):
             return False  # nothing tells when they are written to
         return _versions(self.traced.captures) == self.versions
+
+    def sparsity(self) -> float | None:
+        """Percentage of pairs not kept; None if captures may have been written to since."""
+        if not self._is_current():
+            return None
+        rows = self.rows
+        pairs = math.prod(rows.shape[:2]) * rows.given_length * rows.solved_length
+        return 100 * (1 - count_kept(rows) / pairs)
 
     @cached_property
     def kernel_ranges(self) -> KernelRanges | None:

@@ -22,10 +22,10 @@ from flexattn.errors import BlockMaskError, KernelOptionError
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.options import block_list
-from flexattn.op.programs import Bound, bind
+from flexattn.op.programs import Bound
+from flexattn.op.symbolic import bind_mask
 from flexattn.op.triton_streams import is_capturing, stream_on
 from flexattn.runtime import counters
-from flexattn.trace import trace_mod
 
 LONG_LISTS = 1 << 22
 """Entries of a list of blocks from which on kernels rather compute which blocks to visit."""
@@ -53,8 +53,7 @@ def mask_for(mask_mod: Callable[..., Any], query: Tensor, key: Tensor) -> BlockM
     Its own ``mask_mod`` may be an earlier function. None where captured values cannot be looked
     at, while a CUDA graph is captured: then the mod decides pair by pair.
     """
-    traced = trace_mod(mask_mod, "mask", device=query.device)
-    bound = bind(None, traced, "f32")
+    bound = bind_mask(mask_mod, device=query.device)
     if bound.captures and is_capturing(query):
         return None
     inputs = bound.variant.inputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from flexattn.ir.nodes import I64, Input, Load, Node, rewrite
 from flexattn.ir.program import CaptureType, Program
 from flexattn.op import programs
 from flexattn.op.programs import Bound, Variant
-from flexattn.trace import Traced
+from flexattn.trace import Traced, trace_mod
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat)
 
@@ -40,6 +40,25 @@ def bind(score: Traced | None, mask: Traced | None, compute: str) -> Bound:
         captures = [*captures, *map(_as_tensor, floats)]
         variant = Variant(_floats_as_captures(variant.program))
     return Bound(variant, captures, ints, [], score, mask)
+
+
+def bind_mask(
+    mod: Callable[..., Any],
+    kind: Literal["score", "mask"] = "mask",
+    device: torch.device | None = None,
+) -> Bound:
+    """The program of a mask of blocks, which no attention has been called with yet.
+
+    It compares in float64 if it reads float64, as PyTorch does: in float32, close values would
+    be equal, and lists made so would be wrong for attention in float64.
+    """
+    traced = trace_mod(mod, kind, device=device)
+    compute = "f32"
+    if any(tensor.dtype == torch.float64 for tensor in traced.captures):
+        compute = "f64"
+        traced = trace_mod(mod, kind, compute=compute, device=device)
+    score, mask = (None, traced) if kind == "mask" else (traced, None)
+    return bind(score, mask, compute)
 
 
 def scaled(score_mod: Callable[..., Any] | None, scale: torch.SymFloat) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from flexattn.analysis.tiles.census import Census
 from flexattn.op import symbolic
 from flexattn.op.closed import bind_solved, solved_of
 from flexattn.op.structure import structure
-from flexattn.trace import Traced, trace_mod
+from flexattn.trace import Traced
 
 STAGES = {
     "form": "closed form",
@@ -99,9 +99,10 @@ def structure_of(
     mask_mod: Callable[..., Any], shape: tuple[int, int, int, int], block: tuple[int, int]
 ) -> Structure:
     """How the blocks of a mask are found, for ``shape`` = (B, H, Q_LEN, KV_LEN)."""
-    traced = trace_mod(mask_mod, "mask")
     census = Census()
-    bound = symbolic.bind(None, traced, "f32")
+    bound = symbolic.bind_mask(mask_mod)
+    traced = bound.mask
+    assert traced is not None
     runs, form = structure(bound, shape, block, torch.device("cpu"), None, census)
     del runs
     rows = bind_solved(traced, shape, "kv_idx", shown=True)

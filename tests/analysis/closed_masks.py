@@ -11,7 +11,8 @@ from torch import Tensor
 from flexattn.ir.nodes import BOOL, I64, Apply, Const, Input, Load, Node
 
 B, H, Q, KV = (Input(name, I64) for name in ("b", "h", "q_idx", "kv_idx"))
-LENGTH = 80  # positions of tables
+LENGTH = 80  # positions of masks, at most
+BEYOND = 40  # entries of tables that only an offset reaches
 ASCENDING, PER_BATCH, RUN, LOOSE, FLAGS = range(5)
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
@@ -19,13 +20,14 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 def captures(seed: int) -> list[Tensor]:
     """Ascending ids, ids per batch, one run of true entries, loose numbers, loose flags."""
     g = torch.Generator().manual_seed(seed)
-    gaps = torch.randint(0, 3, (LENGTH,), generator=g) * (torch.rand(LENGTH, generator=g) < 0.3)
+    size = LENGTH + BEYOND
+    gaps = torch.randint(0, 3, (size,), generator=g) * (torch.rand(size, generator=g) < 0.3)
     ids = gaps.cumsum(0) - int(torch.randint(0, 4, (1,), generator=g))
-    batch = (torch.rand(3, LENGTH, generator=g) < 0.15).cumsum(1)
-    start = int(torch.randint(0, 40, (1,), generator=g))
-    run = (torch.arange(LENGTH) >= start) & (torch.arange(LENGTH) < start + 30)
-    loose = torch.randint(-9, LENGTH, (LENGTH,), generator=g)
-    flags = torch.rand(LENGTH, generator=g) < 0.7
+    batch = (torch.rand(3, size, generator=g) < 0.15).cumsum(1)
+    start = int(torch.randint(0, 60, (1,), generator=g))
+    run = (torch.arange(size) >= start) & (torch.arange(size) < start + 30)
+    loose = torch.randint(-9, LENGTH, (size,), generator=g)
+    flags = torch.rand(size, generator=g) < 0.7
     kinds = (torch.int64, torch.int32)[seed % 2]
     return [ids.to(kinds), batch, run, loose, flags]
 
@@ -62,9 +64,9 @@ class Maker:
     def literal(self) -> Node:
         kind = self.draw.random()
         if kind < 0.08:
-            return Load(RUN, (KV,), BOOL)
+            return Load(RUN, (self.place(KV),), BOOL)
         if kind < 0.14:
-            return Load(FLAGS, (Q,), BOOL)
+            return Load(FLAGS, (self.place(Q),), BOOL)
         op = self.draw.choice(COMPARISONS)
         if kind < 0.22:
             left = Apply("mod", (self.both(), self.number(1, self.draw.choice((9, 40)))), I64)
@@ -80,6 +82,12 @@ class Maker:
         op = self.draw.choice(("add", "sub"))
         return Apply(op, (KV, q) if self.draw.random() < 0.5 else (q, KV), I64)
 
+    def place(self, position: Node) -> Node:
+        """Where a table is read: at the position, or beyond what positions reach."""
+        if self.draw.random() < 0.7:
+            return position
+        return Apply("add", (position, self.number(0, BEYOND)), I64)
+
     def side(self) -> Node:
         """A number in which the key can be solved for."""
         kind = self.draw.random()
@@ -88,9 +96,9 @@ class Maker:
         if kind < 0.4:
             return self.both()
         if kind < 0.5:
-            return Load(ASCENDING, (KV,), I64)
+            return Load(ASCENDING, (self.place(KV),), I64)
         if kind < 0.57:
-            return Load(PER_BATCH, (B, KV), I64)
+            return Load(PER_BATCH, (B, self.place(KV)), I64)
         inner = self.side()
         op = self.draw.choice(
             ("floordiv", "mul", "add", "sub", "neg", "abs", "minimum", "maximum", "where", "shr")
@@ -114,9 +122,9 @@ class Maker:
         if kind < 0.55:
             return self.number(-5, 70)
         if kind < 0.65:
-            return Load(self.draw.choice((ASCENDING, LOOSE)), (Q,), I64)
+            return Load(self.draw.choice((ASCENDING, LOOSE)), (self.place(Q),), I64)
         if kind < 0.72:
-            return Load(PER_BATCH, (B, Q), I64)
+            return Load(PER_BATCH, (B, self.place(Q)), I64)
         inner = self.of_q()
         op = self.draw.choice(("floordiv", "mod", "mul", "add", "sub", "minimum", "maximum", "neg"))
         if op == "neg":

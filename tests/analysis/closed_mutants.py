@@ -145,6 +145,11 @@ MUTANTS: dict[str, Mutant] = {
     "requirement Small": without(Small),
     "requirement OneRun": without(OneRun),
     "large numbers": (bound, "_LIMIT", 1 << 70),
+    "lengths read": (
+        bound,
+        "_lengths_read",
+        lambda form, shape, captures: [max(shape[2:]) for _ in captures],
+    ),
     "ascending tables": (derived, "_rises", lambda table: _rises(np.sort(table, axis=-1))),
     "start tables": method(derived.Derived, "starts", _shifted_tables),
     "run tables": method(derived.Derived, "runs", lambda found: found + 1),

@@ -44,7 +44,7 @@ EDGES = {
     "negative window": (is_("lt", op("sub", Q, KV), N0), [-4]),
     "unequal chunks": (is_("eq", op("floordiv", Q, N0), op("floordiv", KV, N1)), [7, 5]),
     "equal chunks": (is_("eq", op("floordiv", Q, N0), op("floordiv", KV, N1)), [7, 7]),
-    "index outside": (is_("ge", op("add", KV, 3), Load(LOOSE, (op("add", Q, 30),), I64)), []),
+    "index outside": (is_("ge", op("add", KV, 3), Load(LOOSE, (op("add", Q, 60),), I64)), []),
     "divisor of zero": (is_("ge", op("floordiv", Q, N0), KV), [0]),
     "product": (is_("ge", op("mul", op("mul", KV, N0), N1), Q), [1 << 29, 1 << 29]),
     "sparse chunks": (

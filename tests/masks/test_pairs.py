@@ -69,7 +69,7 @@ def test_an_error_of_the_mask_names_the_pair() -> None:
 
 def test_nothing_that_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "_makers", [])
-    for ask in (lambda: make().sparsity(exact=True), lambda: make().equal(make("noise"))):
+    for ask in (lambda: make("noise").sparsity(exact=True), lambda: make().equal(make("noise"))):
         with pytest.raises(BlockMaskError, match=r"(?s)why.*fix"):
             ask()
 

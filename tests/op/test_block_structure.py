@@ -53,3 +53,48 @@ def test_an_index_outside_is_an_error() -> None:
     short = torch.arange(100)
     with pytest.raises(errors.IndexOutOfRangeError, match="index 100 of dimension 0"):
         create_block_mask(lambda b, h, q, k: short[q] >= k, None, None, 128, 128)
+
+
+LONG = torch.arange(900) // 70
+RUN = (torch.arange(900) >= 300) & (torch.arange(900) < 420)
+ORDER = torch.arange(900) // 2 * 3 % 400
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda b, h, q, k: (LONG[q + 256] == LONG[k + 256]) & (q >= k),
+        lambda b, h, q, k: RUN[k + 256] & (q >= k - 30),
+        lambda b, h, q, k: RUN[2 * k],
+        lambda b, h, q, k: LONG[700 - k] <= LONG[700 - q],
+        lambda b, h, q, k: LONG[ORDER[q]] == LONG[ORDER[k]],
+        lambda b, h, q, k: LONG[k // 2 + 300] >= LONG[q // 2 + 300],
+    ],
+)
+def test_tables_are_read_beyond_the_lengths(mask: Callable[..., Any]) -> None:
+    for lengths in ((200, 200), (133, 190), (1, 1)):
+        ours = create_block_mask(mask, 1, 1, *lengths, device="cpu", BLOCK_SIZE=32)
+        theirs = torch_block_mask(mask, 1, 1, *lengths, device="cpu", BLOCK_SIZE=32)
+        for table in TABLES:
+            assert torch.equal(getattr(ours, table), getattr(theirs, table)), table
+
+
+def test_the_mask_mod_of_a_part_makes_that_part_again() -> None:
+    whole = create_block_mask(
+        lambda b, h, q, k: (LONG[q] == LONG[k]) & (q >= k), None, None, 896, 896, BLOCK_SIZE=64
+    )
+    part = whole[:, :, 4:8, 4:8]
+    again = create_block_mask(part.mask_mod, None, None, 256, 256, BLOCK_SIZE=64)
+    assert part.sparsity() == again.sparsity() > 0
+    assert torch.equal(part.to_dense(), again.to_dense())
+
+
+@pytest.mark.parametrize("backend", [None, "cpp", "eager"])
+def test_float64_is_compared_as_such(backend: str | None) -> None:
+    close = 1 + torch.rand(64, dtype=torch.float64) * 1e-9
+    options = {} if backend is None else {"backend": backend}
+    for mask in (lambda b, h, q, k: close[q] >= close[k], lambda b, h, q, k: close[q] > close[k]):
+        ours = create_block_mask(mask, 1, 1, 64, 64, device="cpu", BLOCK_SIZE=16, **options)
+        theirs = torch_block_mask(mask, 1, 1, 64, 64, device="cpu", BLOCK_SIZE=16)
+        for table in TABLES:
+            assert torch.equal(getattr(ours, table), getattr(theirs, table)), table

@@ -9,7 +9,16 @@ import pytest
 import torch
 from dense_attention import dense_attention
 
-from flexattn import BlockMask, cache_info, create_block_mask, errors, flex_attention, not_mask
+from flexattn import (
+    BlockMask,
+    cache_info,
+    create_block_mask,
+    create_mask,
+    errors,
+    flex_attention,
+    not_mask,
+)
+from flexattn.masks import pairs
 from flexattn.op import mask_reuse
 
 
@@ -80,6 +89,16 @@ def test_the_same_bits(name: str, lengths: tuple[int, int], block: tuple[int, in
     torch.testing.assert_close(by_form[0].double(), want, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_pairs_are_counted_without_looking_at_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = create_block_mask(MASKS[name], 2, 4, 500, 731, BLOCK_SIZE=64)
+    dense = create_mask(MASKS[name], 2, 4, 500, 731, device="cpu")
+    monkeypatch.setattr(pairs, "count_kept", None)
+    assert mask.sparsity(exact=True) == pytest.approx(100 * (1 - dense.double().mean().item()))
+
+
 def test_other_lengths_and_windows_build_nothing() -> None:
     def run(length: int, window: int) -> None:
         mask = create_block_mask(
@@ -134,6 +153,7 @@ def test_lists_of_the_moment_the_mask_was_made_stay() -> None:
     ids[:] = 0
     with pytest.raises(errors.KernelOptionError, match="written to since"):
         results(mask, tensors, "closed_form")
+    assert mask.sparsity(exact=True) == mask.sparsity()  # of the blocks listed, all pairs
     results(mask, tensors, "table")
 
 

@@ -102,7 +102,7 @@ def bind_form(
     """
     if any(abs(value) >= _LIMIT for value in (*numbers, *shape)):
         return None
-    derived = Derived(captures, max(shape[2:]))
+    derived = Derived(captures, _lengths_read(form, shape, captures))
     named = {f"n{i}": value for i, value in enumerate(numbers)}
     try:
         if not all(_holds(r, derived, named, shape, captures) for r in form.requires):
@@ -117,6 +117,19 @@ def bind_form(
     except UnknownNode:
         return None
     return BoundForm(form, shape, named, [*captures, *tables], derived)
+
+
+def _lengths_read(
+    form: ClosedForm, shape: tuple[int, int, int, int], captures: Sequence[Array]
+) -> list[int | None]:
+    """How far each table is read: as far as positions go if nothing but they are its indices."""
+    found: list[int | None] = [max(shape[2:]) for _ in captures]
+    for requirement in form.requires:
+        match requirement:
+            case Inside(capture, dim, node) if dim == captures[capture].ndim - 1:
+                if not (isinstance(node, Input) and node.name in AXES[2:]):
+                    found[capture] = None
+    return found
 
 
 def values_of(inputs: Mapping[str, Any], captures: Sequence[Array]) -> Values:

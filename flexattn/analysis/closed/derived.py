@@ -21,11 +21,12 @@ class Derived:
 
     Args:
         captures: The tables.
-        length: Positions that are read of a table's last dimension; what lies beyond is no matter.
+        lengths: How many positions are read of each table's last dimension, from the first on;
+            what lies beyond is no matter. None: all may be read.
     """
 
-    def __init__(self, captures: Sequence[Array], length: int) -> None:
-        self._captures, self._length = captures, length
+    def __init__(self, captures: Sequence[Array], lengths: Sequence[int | None]) -> None:
+        self._captures, self._lengths = captures, lengths
         self._changes: dict[int, list[Array] | None] = {}
 
     def rows(self, capture: int) -> Array:
@@ -33,7 +34,7 @@ class Derived:
         table = self._captures[capture]
         length = table.shape[-1] if table.ndim else 1
         flat: Array = table.reshape(math.prod(table.shape[:-1]), length)
-        return flat[:, : self._length]
+        return flat[:, : self._lengths[capture]]
 
     def ascends(self, capture: int) -> bool:
         """Whether no entry is less than the one before it."""
