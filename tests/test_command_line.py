@@ -72,7 +72,9 @@ def _folder(capsys):
 
 def test_bench_latency(capsys, tmp_path):
     output = tmp_path / "latency.json"
-    code, said = run(capsys, "bench", "latency", "--rounds", "1", "--json", "--output", str(output))
+    code, said = run(
+        capsys, "bench", "latency", "--rounds", "1", "--no-peers", "--json", "--output", str(output)
+    )
     assert code == 0
     facts = json.loads(said.out)
     assert facts["suite"] == "latency"

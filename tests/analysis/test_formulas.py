@@ -29,7 +29,7 @@ from flexattn.analysis.formulas.masks import form_latex, form_notes, form_text, 
 from flexattn.analysis.formulas.symbols import RULES
 from flexattn.ir.nodes import BOOL, F32, I64, Apply, Const, Input, Node, walk
 from flexattn.ir.ops import OPS
-from flexattn.op.create import _bind
+from flexattn.op.symbolic import bind_mask
 
 sys.path.append(str(Path(__file__).parents[1] / "ir"))
 from random_graphs import programs
@@ -50,7 +50,7 @@ def binary(op: str, a: Node, b: Node | int) -> Node:
 
 
 def program(mod: Any) -> Any:
-    return _bind(mod).variant.program
+    return bind_mask(mod).variant.program
 
 
 def closed(mod: Any, solved: str = "kv_idx") -> ClosedForm:
@@ -214,11 +214,11 @@ SIZE = 48
 
 
 def arrays(mod: Any) -> list[np.ndarray]:
-    return [tensor.numpy() for tensor in _bind(mod).captures]
+    return [tensor.numpy() for tensor in bind_mask(mod).captures]
 
 
 def numbers(mod: Any) -> dict[str, int]:
-    return {f"n{i}": value for i, value in enumerate(_bind(mod).ints)}
+    return {f"n{i}": value for i, value in enumerate(bind_mask(mod).ints)}
 
 
 @pytest.mark.parametrize("name", list(MASKS))

@@ -20,7 +20,7 @@ from flexattn.analysis.closed.pieces import BEGIN, END, ClosedForm, Piece, Posit
 from flexattn.analysis.closed.solve import solve
 from flexattn.analysis.formulas.count import Count, count_formula, flops_formula
 from flexattn.ir.nodes import I64, Apply, Const, Input, Node
-from flexattn.op.create import _bind
+from flexattn.op.symbolic import bind_mask
 
 pytestmark = pytest.mark.null
 
@@ -29,7 +29,7 @@ IDS = torch.tensor([0, 0, 1, 1])
 
 
 def closed(mod: Any, solved: str = "kv_idx") -> ClosedForm:
-    program = _bind(mod).variant.program
+    program = bind_mask(mod).variant.program
     form = solve(program.mask, program.captures, len(program.numbers), solved)
     assert form is not None
     return form
@@ -37,7 +37,7 @@ def closed(mod: Any, solved: str = "kv_idx") -> ClosedForm:
 
 def numbers(mod: Any) -> dict[str, int]:
     """What a mask's lifted numbers are; another mask of its kind may have lifted them."""
-    return {f"n{i}": value for i, value in enumerate(_bind(mod).ints)}
+    return {f"n{i}": value for i, value in enumerate(bind_mask(mod).ints)}
 
 
 def counted(form: ClosedForm, mod: Any = None, **options: Any) -> Count:
@@ -117,7 +117,7 @@ def test_masks_of_the_study() -> None:
     exact = 0
     for name in MASKS:
         mod, m, n = build(name, 200)
-        program = _bind(mod).variant.program
+        program = bind_mask(mod).variant.program
         form = solve(program.mask, program.captures, len(program.numbers))
         if form is None:
             continue

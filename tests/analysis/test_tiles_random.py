@@ -17,7 +17,7 @@ from flexattn.analysis.runs import RowSource, Runs, to_classes
 from flexattn.analysis.tiles import search, singly, strips
 from flexattn.op import proofs, settle
 from flexattn.op.blocks import block_runs
-from flexattn.op.create import _bind
+from flexattn.op.symbolic import bind_mask
 
 CPU = torch.device("cpu")
 MASKS = 2000  # of each row below, twice
@@ -78,7 +78,7 @@ def test_every_class_is_right(way: str, seed: int, monkeypatch: pytest.MonkeyPat
         lengths = draw.randint(1, 60), draw.randint(1, 60)
         block = draw.choice([(4, 4), (8, 8), (16, 8), (5, 7), (16, 32), (3, 3), (64, 64)])
         shape = (*draw.choice([(1, 1), (2, 3)]), *lengths)
-        found = block_runs(_bind(mod), shape, block, CPU)
+        found = block_runs(bind_mask(mod), shape, block, CPU)
         kinds.add(type(found))
         got = np.broadcast_to(dense(found, draw), (*shape[:2], *dense_shape(lengths, block)))
         want = brute(mod, shape, block)

@@ -12,7 +12,7 @@ from tile_truth import assert_sound, evaluate, prove
 from flexattn.analysis.runs import to_classes
 from flexattn.errors import ModReturnError, TracedBranchError
 from flexattn.op.blocks import block_runs
-from flexattn.op.create import _bind
+from flexattn.op.symbolic import bind_mask
 
 TOP = 2**63 - 1
 NANS = torch.where(torch.arange(100) % 9 == 0, float("nan"), torch.arange(100) * 0.5)
@@ -107,7 +107,7 @@ def test_products_of_long_sequences_are_those_of_64_bits(length: int) -> None:
     )
     g = torch.Generator().manual_seed(0)
     for mod in masks:
-        runs = block_runs(_bind(mod), (1, 1, length, length), (128, 128), torch.device("cpu"))
+        runs = block_runs(bind_mask(mod), (1, 1, length, length), (128, 128), torch.device("cpu"))
         rows = torch.randint(0, length // 128, (40,), generator=g).tolist()
         for row in rows:
             part = runs.part(row, row + 1)
@@ -126,9 +126,9 @@ def test_conditions_chained_or_branched_on_are_refused() -> None:
         lambda b, h, q, k: max(q, k) > 3,
     ):
         with pytest.raises(TracedBranchError, match="branches on a traced value"):
-            _bind(mod)
+            bind_mask(mod)
 
 
 def test_integers_are_no_mask() -> None:
     with pytest.raises(ModReturnError):
-        _bind(lambda b, h, q, k: (q & 3) & (k & 4))
+        bind_mask(lambda b, h, q, k: (q & 3) & (k & 4))

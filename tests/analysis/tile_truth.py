@@ -9,14 +9,14 @@ import torch
 
 from flexattn.analysis.tiles.classify import TileClasses, classify_tiles
 from flexattn.analysis.tiles.singly import UNDECIDED
-from flexattn.op.create import _bind
 from flexattn.op.proofs import question
+from flexattn.op.symbolic import bind_mask
 
 Shape = tuple[int, int, int, int]
 
 
 def prove(mod: Any, shape: Shape, block: tuple[int, int]) -> TileClasses:
-    return classify_tiles(question(_bind(mod), shape, block))
+    return classify_tiles(question(bind_mask(mod), shape, block))
 
 
 def true_classes(kept: np.ndarray, block: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,8 @@ from flexattn.analysis.tiles.census import Census
 from flexattn.errors import DivisionByZeroError, IndexOutOfRangeError
 from flexattn.op import proofs, settle
 from flexattn.op.blocks import block_runs
-from flexattn.op.create import _bind, create_block_mask
+from flexattn.op.create import create_block_mask
+from flexattn.op.symbolic import bind_mask
 
 G = torch.Generator().manual_seed(0)
 DOC = (torch.rand(2, 200, generator=G) < 0.05).cumsum(-1)
@@ -115,15 +116,15 @@ def rows_of(source: Any, begin: int, end: int) -> np.ndarray:
 
 def test_batches_and_heads_that_are_alike_share_a_slice() -> None:
     ids = DOC[[0, 1, 0, 0]]
-    bound = _bind(lambda b, h, q, k: (ids[b, q] == ids[b, k]) & (q >= k))
+    bound = bind_mask(lambda b, h, q, k: (ids[b, q] == ids[b, k]) & (q >= k))
     runs = block_runs(bound, (4, 32, 200, 200), (16, 16), CPU)
     assert runs.slices.tolist() == [[0], [1], [0], [0]]
     assert len(runs.first) == 2 * 13 + 1
-    assert block_runs(_bind(MODS["windows"]), (4, 3, 200, 200), (16, 16), CPU).slices.shape == (
+    assert block_runs(bind_mask(MODS["windows"]), (4, 3, 200, 200), (16, 16), CPU).slices.shape == (
         1,
         3,
     )
-    assert block_runs(_bind(MODS["product"]), (4, 3, 200, 200), (16, 16), CPU).slices.shape == (
+    assert block_runs(bind_mask(MODS["product"]), (4, 3, 200, 200), (16, 16), CPU).slices.shape == (
         1,
         1,
     )
@@ -131,7 +132,7 @@ def test_batches_and_heads_that_are_alike_share_a_slice() -> None:
 
 def test_a_length_or_count_of_zero_lists_nothing() -> None:
     for shape in ((2, 3, 0, 50), (2, 3, 50, 0), (0, 3, 50, 50)):
-        runs = block_runs(_bind(MODS["windows"]), shape, (16, 16), CPU)
+        runs = block_runs(bind_mask(MODS["windows"]), shape, (16, 16), CPU)
         assert not len(runs.start)
 
 
@@ -148,7 +149,7 @@ def test_a_mask_with_no_structure_is_exact_at_any_length(
     def wild(b: Any, h: Any, q: Any, k: Any) -> Any:
         return ((q * k + q) * 7919) % 1000003 < 30
 
-    source = block_runs(_bind(wild), (1, 1, length, length), (8, 128), CPU)
+    source = block_runs(bind_mask(wild), (1, 1, length, length), (8, 128), CPU)
     assert not isinstance(source, Runs)
     row = 70001
     tracemalloc.start()
@@ -165,13 +166,13 @@ def test_a_mask_with_no_structure_is_exact_at_any_length(
 
 def test_strips_of_rows_are_rows_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, mod in MODS.items():
-        whole = block_runs(_bind(mod), (2, 3, 181, 200), (8, 8), CPU)
+        whole = block_runs(bind_mask(mod), (2, 3, 181, 200), (8, 8), CPU)
         with monkeypatch.context() as patch:
             patch.setattr(proofs, "MOST_TILES", 0)
             patch.setattr(proofs, "STRIP", 500)
             patch.setattr(search, "TOP", 8)
             patch.setattr(search, "DENSE", 1)
-            strips = block_runs(_bind(mod), (2, 3, 181, 200), (8, 8), CPU)
+            strips = block_runs(bind_mask(mod), (2, 3, 181, 200), (8, 8), CPU)
             if isinstance(strips, Runs):
                 continue
             for begin, end in ((0, 23), (3, 4), (5, 17), (22, 23), (7, 7)):
@@ -188,7 +189,7 @@ def test_a_census_counts_every_tile_once() -> None:
         "wild": lambda b, h, q, k: ((q * k + q) * 7919) % 1000003 < 30000,
     }.items():
         census = Census()
-        block_runs(_bind(mod), (1, 1, length, length), block, CPU, None, census)
+        block_runs(bind_mask(mod), (1, 1, length, length), block, CPU, None, census)
         assert sum(census.tiles.values()) == (length // 8) ** 2, name
         assert (
             abs(sum(map(census.share, ("proof", "witness", "segments", "evaluation"))) - 1) < 1e-9
