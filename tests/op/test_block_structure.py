@@ -17,6 +17,7 @@ TEXT = torch.where(torch.arange(200) % 50 < 9, -1, torch.arange(200) // 50)
 HUGE = torch.arange(200) // 40 + (1 << 40)
 SPARSE = torch.arange(200) // 40 * 10_000_000
 LENGTHS = torch.tensor([3, 120])
+NARROW_WINDOWS = torch.tensor([5, 0])
 
 MASKS: dict[str, Callable[..., Any]] = {
     "captured number": lambda b, h, q, k: q + OFFSET >= k,
@@ -28,6 +29,8 @@ MASKS: dict[str, Callable[..., Any]] = {
     "huge ids": lambda b, h, q, k: HUGE[q] == HUGE[k],
     "sparse ids": lambda b, h, q, k: (SPARSE[q] == SPARSE[k]) & (q >= k),
     "lengths": lambda b, h, q, k: (k < LENGTHS[b]) & (q < LENGTHS[b]),
+    "narrow windows": lambda b, h, q, k: (q >= k) & (q - k < NARROW_WINDOWS[b]),
+    "around": lambda b, h, q, k: (q - k).abs() < NARROW_WINDOWS[b],
     "dilated": lambda b, h, q, k: ((q - k) % 64 == 0) & (q >= k),
     "chunks": lambda b, h, q, k: (q + 3) // 48 == (k + 3) // 48,
     "negative chunks": lambda b, h, q, k: q // -48 == k // -48,

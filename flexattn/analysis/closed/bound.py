@@ -86,6 +86,14 @@ class BoundForm:
             self._known[node] = int(values_of(self.numbers, self.captures)(node))
         return self._known[node]
 
+    def never_negative(self, nodes: Sequence[Node], batches: range) -> Array:
+        """Whether all of these, which read no position, are 0 or more: bool [slices, 1]."""
+        grid, frame = self.grid(np.zeros(1, np.int32), batches), (len(batches), self.shape[1], 1)
+        found = np.ones((1, 1), bool)
+        for node in nodes:
+            found = found & np.broadcast_to(grid(node) >= 0, frame).reshape(-1, 1)
+        return found
+
 
 def bind_form(
     form: ClosedForm,

@@ -265,11 +265,18 @@ class _Finder:
         low, high = self._range(values, piece, 2 * self.rows)
         low0, low1 = low[:, : self.rows], low[:, self.rows :]
         high0, high1 = high[:, : self.rows], high[:, self.rows :]
-        if shape.touching is not None and all(self.bound.number(n) >= 0 for n in shape.touching):
-            sure = np.ones((1, 1), bool)
-        else:
-            sure = (low1 <= high0) | (low0 == low1) | (high0 == high1)
+        sure = self._touching(shape)
+        if not sure.all():
+            sure = sure | (low1 <= high0) | (low0 == low1) | (high0 == high1)
         return _Ends(low0, low1, high0, high1, sure, True)
+
+    def _touching(self, shape: Shape) -> Array:
+        """Whether each range holds its own position: bool [slices, 1], or one for all."""
+        if shape.touching is None:
+            return np.zeros((1, 1), bool)
+        if shape.uniform:
+            return np.full((1, 1), all(self.bound.number(n) >= 0 for n in shape.touching))
+        return self.bound.never_negative(shape.touching, self.batches)
 
     def _range(self, values: Values, piece: Piece, count: int) -> tuple[Array, Array]:
         """The piece at ``count`` positions, cut to the length: int32 [slices, count]."""
@@ -341,12 +348,8 @@ class _Finder:
         for start in range(0, len(which), step):
             part = which[start : start + step]
             runs = from_classes(self._classes(part)[None])
-            yield (
-                np.repeat(part, np.diff(runs.first)),
-                runs.start,
-                runs.stop,
-                runs.full,
-            )
+            row = np.repeat(part, np.diff(runs.first))
+            yield row, runs.start, runs.stop, runs.full
 
     def _classes(self, part: Array) -> Array:
         """uint8 [rows, cols] of the rows numbered ``part`` in slices * rows."""

@@ -26,12 +26,14 @@ class Shape:
 
     Attributes:
         rising: Captures that must ascend for both ends never to fall; None if not shown.
-        touching: Numbers that must not be negative for ranges to hold their own positions; None
-            if not shown.
+        touching: What must not be negative for ranges to hold their own positions; None if not
+            shown. Reads numbers, b, h and captures.
+        uniform: Whether that reads numbers alone.
     """
 
     rising: frozenset[int] | None
     touching: tuple[Node, ...] | None
+    uniform: bool = True
 
 
 @lru_cache(maxsize=512)
@@ -58,7 +60,7 @@ class _Finder:
             rising = frozenset[int]().union(*(end[1] for end in ends if end is not None))
         below, above = self.below(low), self.above(high)
         touching = None if below is None or above is None else (*below, *above)
-        return Shape(rising, touching)
+        return Shape(rising, touching, all(map(_is_uniform, walk(*(touching or ())))))
 
     def reads_given(self, node: Node) -> bool:
         return any(isinstance(n, Input) and n.name == self.given for n in walk(node))
@@ -147,8 +149,6 @@ class _Finder:
         if len(own) != 1 or end.terms[own[0]] != 1:
             return None
         _, rest = end.split(set(own))
-        if not all(isinstance(a, Input) and a.name[0] == "n" for a in rest.terms):
-            return None
         if own[0] is Input(self.given, I64):
             return (rest.scale(sign).node(),)
         return self._from_chunk(own[0], rest, sign)
@@ -175,6 +175,10 @@ class _Finder:
         if (quotient.constant > 0) if sign < 0 else (quotient.constant < 1):
             return None
         return minus(by, size), minus(size, by), offset.scale(sign).node()
+
+
+def _is_uniform(node: Node) -> bool:
+    return not isinstance(node, Load) and not (isinstance(node, Input) and node.name[0] != "n")
 
 
 def _times(sign: int, slope: Slope) -> Slope:
