@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     _mod_arguments(command)
     command.set_defaults(dtype="float32")
     command.add_argument("--kernel", choices=DIRECTIONS[:2], help="print this kernel's text too")
+    command.add_argument("--batch", type=int, default=1, metavar="B")
+    command.add_argument("--heads", type=int, default=8, metavar="H", help="query heads (8)")
+    command.add_argument("--kv-len", type=int, metavar="N", help="as many as queries by default")
     command = add("compile", _compile, "compile the kernel of one mod without running it")
     _mod_arguments(command)
     directions = (*DIRECTIONS, *SHORT)
@@ -177,7 +180,8 @@ def _compiler() -> str:
 def _explain(arguments: Any) -> int:
     mod = find_mod(arguments.mod)
     mods = {f"{kind_of(mod)}_mod": mod}
-    told = explain(**mods, Q_LEN=arguments.q_len, dtype=getattr(torch, arguments.dtype))
+    sizes = {"B": arguments.batch, "H": arguments.heads, "KV_LEN": arguments.kv_len}
+    told = explain(**mods, **sizes, Q_LEN=arguments.q_len, dtype=getattr(torch, arguments.dtype))
     if arguments.json:
         print(told.to_json())
     else:

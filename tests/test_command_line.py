@@ -25,6 +25,9 @@ def test_explain(capsys):
     code, said = run(capsys, "explain", "flexattn:noop_mask", "--q-len", "256")
     assert code == 0
     assert "== graph ==" in said.out
+    sizes = ("--batch", "2", "--heads", "3", "--kv-len", "512")
+    code, said = run(capsys, "explain", "flexattn:noop_mask", "--q-len", "256", *sizes, "--json")
+    assert json.loads(said.out)["cost"]["pairs"] == 2 * 3 * 256 * 512
     code, said = run(capsys, "explain", "flexattn:noop_mask", "--kernel", "backward")
     assert "flexattn_backward" in said.out
     code, said = run(capsys, "explain", "flexattn:noop_mask", "--json")
