@@ -42,7 +42,7 @@ def mods(M: int, N: int) -> Mods:
             lambda b, h, q, k: (q + at >= k) & (q + at - k < 200),
         ),
         "lengths": (None, lambda b, h, q, k: k < LENGTHS[b]),
-        "by head": (None, lambda b, h, q, k: (k % (h + 2) != 0) & (k > 20 * h)),
+        "by head": (None, lambda b, h, q, k: (k % (h + 2) != 0) & (k > 40 * (7 - h))),
         "document": (None, lambda b, h, q, k: IDS[q + at] == IDS[k]),
         "nothing": (None, lambda b, h, q, k: (k > 10**6) | ((q == 0) & (k == 5))),
     }
