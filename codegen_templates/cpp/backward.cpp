@@ -41,15 +41,6 @@ struct Work {
   alignas(64) F b_lse[BM], b_delta[BM];  // lse, but +inf where no weight can be
 };
 
-// Hands out consecutive aligned pieces; with a null base it only counts.
-struct Arena {
-  char* p;
-  template <class X> void take(X*& piece, i64 bytes) {
-    piece = (X*)p;
-    p += round_up(bytes, 64);
-  }
-};
-
 static void lay_out(Work& w, Arena& arena) {
   const BackwardArgs& a = w.a;
   i64 row = BM * sizeof(F);
@@ -76,8 +67,8 @@ FLEX_INLINE void pair_row(Work& w, const Site& s, GradTile& g, const StripMask& 
   if (HAS_SCORE_MOD) score = rounded(score_mod(s, i, j, raw));  // as the forward stored it
   if (mask.needed) score = select(mask.keep[j][c], score, splat<VF>(-INF));
   VF lse = load_lanes<VF>(w.b_lse + i);
-  VF weight = exp2_weight((score - lse) * LOG2E);
-  p = select(to_mask(lse != INF), weight, VF{});
+  VF found = weight(score - lse);
+  p = select(to_mask(lse != INF), found, VF{});
   VM none = to_mask(p == 0);  // no weight: nothing flows, whatever the derivatives are
   ds = select(none, VF{}, p * (load_lanes<VF>(w.b_dp + j * BM + i) - load_lanes<VF>(w.b_delta + i)));
   if (HAS_SCORE_MOD || HAS_CAPTURE_GRADS) ds = select(none, VF{}, score_grad(s, i, j, raw, ds, g));

@@ -41,28 +41,18 @@ struct Work {
   Uniform* u;     // [heads]
 };
 
-// Hands out consecutive aligned pieces; with a null base it only counts.
-struct Arena {
-  char* p;
-  template <class X> void take(X*& piece, i64 count) {
-    piece = (X*)p;
-    p += round_up(count * sizeof(X), 64);
-  }
-};
-
 static void lay_out(const Shared& shared, Work& w, Arena& arena) {
-  i64 rows = shared.rows, k_width = dim_steps(shared.a.D) * DIM_STEP;
-  arena.take(w.b_partial, rows);
-  arena.take(w.b_q, rows * dim_steps(shared.a.D) * W);
-  arena.take(w.b_s, rows * KEYS);
-  arena.take(w.b_alpha, rows);
-  arena.take(w.b_k, KEYS * k_width);
-  arena.take(w.b_last, W * k_width);
-  arena.take(w.b_v, KEYS * shared.width);
-  arena.take(w.u, shared.heads);
+  i64 rows = shared.rows, k_row = dim_steps(shared.a.D) * DIM_STEP * sizeof(T);
+  arena.take(w.b_partial, rows * sizeof(VF));
+  arena.take(w.b_q, rows * dim_steps(shared.a.D) * sizeof(VF));
+  arena.take(w.b_s, rows * KEYS * sizeof(F));
+  arena.take(w.b_alpha, rows * sizeof(F));
+  arena.take(w.b_k, KEYS * k_row);
+  arena.take(w.b_last, W * k_row);
+  arena.take(w.b_v, KEYS * shared.width * sizeof(T));
+  arena.take(w.u, shared.heads * sizeof(Uniform));
 }
 
-FLEX_INLINE VF weight(VF difference) { return exp2_weight(difference * LOG2E); }
 FLEX_INLINE F weight(F difference) { return weight(splat<VF>(difference))[0]; }
 
 // Keys of a tile outside of which no row keeps any: garbage there, as behind the end of a cache,

@@ -32,10 +32,6 @@ struct Work {
   alignas(64) F b_max[BM], b_sum[BM], b_alpha[BM];  // maxima; sums of weights
 };
 
-// Scores stay natural up to their difference from the maximum: only that can be brought to base 2
-// without rounding a large score once more, or overflowing a lowest one.
-FLEX_INLINE VF weight(VF difference) { return exp2_weight(difference * LOG2E); }
-
 // S -> modified, masked scores; the running maxima of one vector of queries.
 static VF modify(const Site& s, FaultSink& faults, const StripMask& mask, i64 i, i64 c, i64 n_q, F* b_s, VF m) {
   for (i64 j = mask.lo; j < mask.hi; j++) {

@@ -92,4 +92,7 @@ FLEX_INLINE VF exp2_weight(VF x) {
   return select(to_mask(x < SMALLEST), VF{}, scale_by_power(exp_series((safe - n) * LN2), n));
 #endif
 }
+// Scores stay natural up to their difference from the maximum: only that can be brought to base 2
+// without rounding a large score once more, or overflowing a lowest one.
+FLEX_INLINE VF weight(VF difference) { return exp2_weight(difference * LOG2E); }
 #endif

@@ -8,6 +8,14 @@
 
 FLEX_INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 FLEX_INLINE i64 round_up(i64 x, i64 step) { return (x + step - 1) / step * step; }
+// Hands out consecutive aligned pieces of scratch; with a null base it only counts.
+struct Arena {
+  char* p;
+  template <class X> void take(X*& piece, i64 bytes) {
+    piece = (X*)p;
+    p += round_up(bytes, 64);
+  }
+};
 constexpr i64 depth(i64 k) { return (k + Mac::DEPTH - 1) / Mac::DEPTH; }  // steps for k elements
 
 // One round of a perfect shuffle: rows r and r + W/2 interleaved into rows 2r and 2r + 1.

@@ -12,8 +12,10 @@ from flexattn.bench.shapes import (
     SHAPES,
     Call,
     Row,
+    compiled_flex,
     inputs,
     naive,
+    name_of,
     ours,
     rates,
     sdpa,
@@ -87,13 +89,13 @@ def cpu_decode(rounds: int, peers: bool, tick: Callable[[], None]) -> Iterator[R
                 "sdpa": lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),  # noqa: B023
             }
             if peers:
-                calls["torch_flex"] = _torch_flex_decode(q, k, v)
+                calls["torch_flex"] = compiled_flex(q, k, v, enable_gqa=True)
             times = _after_reading(read, calls, 4 * rounds)
             data = float(k.nbytes + v.nbytes)
             row = rates(data, {name: times[name] for name in calls}, "gbytes")
             noisy = times["ours"].noisy or times["read"].noisy
             reached = data / times["ours"].median / (read_bytes / times["read"].median)
-            label = {"dtype": str(dtype).removeprefix("torch."), "D": D, "queries": M}
+            label = {"dtype": name_of(dtype), "D": D, "queries": M}
             yield label | row | {"of_read": None if noisy else reached}
             tick()
 
@@ -104,11 +106,3 @@ def _after_reading(read: Call, calls: dict[str, Call], rounds: int) -> dict[str,
         order |= {f"before {name}": read, name: call}
     times = alternate(order, rounds=rounds, at_least=0.0)
     return {name: times[name] for name in calls} | {"read": times["before ours"]}
-
-
-def _torch_flex_decode(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call:
-    from torch.nn.attention import flex_attention as peer
-
-    torch.compiler.reset()
-    compiled = torch.compile(peer.flex_attention, dynamic=False)
-    return lambda: compiled(q, k, v, enable_gqa=True)

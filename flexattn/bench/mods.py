@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexattn.bench.shapes import Call, Row, Shape, causal, inputs
+from flexattn.bench.shapes import Call, Row, Shape, causal, inputs, name_of
 from flexattn.bench.timing import Timing, alternate
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.attention import flex_attention
@@ -135,7 +135,7 @@ def _row(problem: Problem, rounds: int) -> Row:
     work, base_work = (_work(*pair) for pair in ((mask, shape), (plain, base)))
     row: Row = {
         "problem": problem.name,
-        "dtype": str(shape.dtype).removeprefix("torch."),
+        "dtype": name_of(shape.dtype),
         "D": shape.D,
         "S": shape.S,
         "ours_ms": 1e3 * times["ours"].median,

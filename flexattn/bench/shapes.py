@@ -16,7 +16,11 @@ from flexattn.op.create import create_block_mask
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
-Contestant = Callable[..., Any]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``float32`` of ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,8 @@ class Shape:
 
     @property
     def label(self) -> Row:
-        dtype = str(self.dtype).removeprefix("torch.")
         mask = "causal" if self.causal else "full"
-        return {"dtype": dtype, "D": self.D, "S": self.S, "H": self.H, "mask": mask}
+        return {"dtype": name_of(self.dtype), "D": self.D, "S": self.S, "H": self.H, "mask": mask}
 
 
 SHAPES = tuple(
@@ -94,9 +97,16 @@ def torch_flex(shape: Shape, q: Tensor, k: Tensor, v: Tensor) -> Call:
     mask = None
     if shape.causal:
         mask = peer.create_block_mask(causal, None, None, shape.S, shape.S, device="cpu")
+    return compiled_flex(q, k, v, block_mask=mask)
+
+
+def compiled_flex(*tensors: Tensor, **options: Any) -> Call:
+    """A call of torch's compiled flex_attention; what was compiled before is forgotten."""
+    from torch.nn.attention import flex_attention as peer
+
     torch.compiler.reset()
     compiled = torch.compile(peer.flex_attention, dynamic=False)
-    return lambda: compiled(q, k, v, block_mask=mask)
+    return lambda: compiled(*tensors, **options)
 
 
 def train_step(attend: Call, tensors: list[Tensor], gradient: Tensor) -> Call:
