@@ -102,7 +102,7 @@ def torch_flex(shape: Shape, q: Tensor, k: Tensor, v: Tensor) -> Call:
 
 def compiled_flex(*tensors: Tensor, **options: Any) -> Call:
     """A call of torch's compiled flex_attention; what was compiled before is forgotten."""
-    from torch.nn.attention import flex_attention as peer
+    from torch.nn.attention import flex_attention as peer  # heavy, as above
 
     torch.compiler.reset()
     compiled = torch.compile(peer.flex_attention, dynamic=False)
