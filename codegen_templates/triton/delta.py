@@ -1,24 +1,47 @@
-"""delta = rowsum(out * grad_out) - grad_lse: what every weight's gradient is measured against.
+"""What both backward kernels read of each row of weights.
 
-One program per BM queries of a head, tiles of queries fastest: a grid of
-cdiv(M, BM) * B * Hq programs. `grad_lse` and `delta` are [B, Hq, M], contiguous.
+    lse2 = lse * log2(e), and +inf where no weight is to come out;
+    delta = rowsum(out * grad_out) - grad_lse: what every weight's gradient is measured against.
+
+`lse` and `grad_lse` are [B, Hq, M], `lse2` and `delta` [B, Hq, padded_rows(M)], contiguous: tiles
+may read beyond the last row of a head, and begin where a descriptor can. Rows beyond M have no
+weight. One program per BM rows of a head, tiles fastest: a grid of
+cdiv(padded_rows(M), BM) * B * Hq programs.
 Notation: p_ pointer, b_ block value, o_ offsets, m_ mask; shapes at line ends.
 """
 
 import triton
 import triton.language as tl
 
+from codegen_templates.triton.tiles import LOG2_E, lowest_of, padded_rows
+
+
+@triton.jit
+def to_base_2(lse):
+    """lse times log2(e), and +inf for -inf.
+
+    Where rounding could make weights overflow, as its error counts in whole powers of 2, lse is
+    raised by that error: weights stay at 1 or below.
+    """
+    LEAST: tl.constexpr = lowest_of(lse.dtype)
+    ERROR: tl.constexpr = 2.0**-51 if lse.dtype.primitive_bitwidth == 64 else 2.0**-22
+    lse2 = tl.maximum(lse * LOG2_E, LEAST)
+    size = tl.abs(lse2)
+    lse2 = tl.where(size > 262144.0, lse2 + size * ERROR, lse2)
+    return tl.where(lse == float("-inf"), float("inf"), lse2)
+
 
 @triton.jit
 def delta(
-    out, grad_out, grad_lse, delta,
+    out, grad_out, lse, grad_lse, lse2, delta,
     o_b, o_h, o_m, do_b, do_h, do_m, do_d,
     Hq, M,
     DV: tl.constexpr, BM: tl.constexpr, HAS_GRAD_LSE: tl.constexpr,
 ):
     WIDTH: tl.constexpr = triton.next_power_of_2(DV)
     F: tl.constexpr = delta.dtype.element_ty
-    tiles = tl.cdiv(M, BM)
+    P = padded_rows(M)
+    tiles = tl.cdiv(P, BM)
     pid = tl.program_id(0)
     bh = (pid // tiles).to(tl.int64)
     b, h = bh // Hq, bh % Hq
@@ -32,7 +55,8 @@ def delta(
     b_out = tl.load(at_out, mask=m_tile, other=0.0).to(F)  # [BM, WIDTH]
     b_grad = tl.load(at_grad, mask=m_tile, other=0.0).to(F)  # [BM, WIDTH]
     b_delta = tl.sum(b_out * b_grad, 1)  # [BM]
-    o_row = bh * M + o_q
+    b_lse = tl.load(lse + bh * M + o_q, mask=m_q, other=float("-inf"))
     if HAS_GRAD_LSE:
-        b_delta -= tl.load(grad_lse + o_row, mask=m_q, other=0.0)
-    tl.store(delta + o_row, b_delta, mask=m_q)
+        b_delta -= tl.load(grad_lse + bh * M + o_q, mask=m_q, other=0.0)
+    tl.store(lse2 + bh * P + o_q, to_base_2(b_lse), mask=o_q < P)
+    tl.store(delta + bh * P + o_q, b_delta, mask=o_q < P)

@@ -15,9 +15,9 @@ from codegen_templates.triton.gradients import (
     keeps_derivative,
     load_stats,
     open_stats,
+    stats_are_padded,
     tile_score_grads,
     tile_weights,
-    to_base_2,
 )
 from codegen_templates.triton.mods import (
     DERIVATIVE,
@@ -45,6 +45,7 @@ from codegen_templates.triton.tiles import (
     load_rows,
     next_tile,
     open_rows,
+    padded_rows,
     rows_of_tile,
     scale_rows,
     store_rows,
@@ -56,12 +57,12 @@ from codegen_templates.triton.tiles import (
 def dkdv_step(
     dk, dv, sums, keys, queries, grads_out, stats, scale, q0, q_last, whole, site, sizes,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, BOUNDED: tl.constexpr,
-    MASKED: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PADDED: tl.constexpr,
+    BOUNDED: tl.constexpr, MASKED: tl.constexpr,
 ):
     """dK, dV and the sums of captured gradients after the queries [q0, min(q0 + BM, q_last))."""
     b_k, b_v = keys
-    lse, delta, bh = stats
+    lse2, delta, first_row = stats
     captures, u, kvv, b, h, kv_idx = site
     M, grads = sizes
     F: tl.constexpr = dk[0].dtype
@@ -71,17 +72,18 @@ def dkdv_step(
     qv = hoist_q(captures, u, b, h, q_idx)
     b_q = load_rows(queries, q0, D, BM, DESCRIPTORS, BOUNDED)
     dots = dot_rows(b_k, b_q, tl.zeros([BN, BM], F), PRECISION)
-    b_lse = load_stats(lse, bh * M + q0, row < q_last, float("inf"), BM, DESCRIPTORS, BOUNDED)
-    lse2 = to_base_2(b_lse)[None, :]
+    real = row < q_last
+    b_lse2 = load_stats(
+        lse2, first_row + q0, real, float("inf"), BM, DESCRIPTORS, PADDED, BOUNDED)[None, :]
     p, kept = tile_weights(
-        dots, scale, lse2, True, captures, u, qv, kvv, b, h, q_idx, kv_idx, whole,
+        dots, scale, b_lse2, True, captures, u, qv, kvv, b, h, q_idx, kv_idx, whole,
         False, MASKED, LOCAL, b_k[0].dtype)
     b_do = load_rows(grads_out, q0, DV, BM, DESCRIPTORS, BOUNDED)
     dv = add_rows(dv, p, b_do, PRECISION)
-    b_delta = load_stats(delta, bh * M + q0, row < q_last, 0.0, BM, DESCRIPTORS, BOUNDED)
+    b_delta = load_stats(delta, first_row + q0, real, 0.0, BM, DESCRIPTORS, PADDED, BOUNDED)
     dp = dot_rows(b_v, b_do, tl.broadcast_to(-b_delta[None, :], [BN, BM]), PRECISION)
     ds, grad, output = tile_score_grads(
-        p, dp, kept, lse2, captures, u, qv, kvv, b, h, q_idx, kv_idx, LOCAL)
+        p, dp, kept, b_lse2, captures, u, qv, kvv, b, h, q_idx, kv_idx, LOCAL)
     if HAS_KEY_GRADS:
         sums = add_key_grads(
             sums, grads, captures, u, qv, kvv, kept, output, grad, b, h, q_idx, kv_idx)
@@ -91,7 +93,7 @@ def dkdv_step(
 
 @triton.jit
 def dkdv_head(
-    dk, dv, b_keys, q, grad_out, lse, delta, strides_q, strides_do,
+    dk, dv, b_keys, q, grad_out, lse2, delta, strides_q, strides_do,
     b, h, Hq, M, N, scale, tables, captures, grads, j, kv0, kv_last,
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TABLES: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
@@ -103,7 +105,8 @@ def dkdv_head(
     u = hoist_uniform(captures, b, h)
     kvv = hoist_kv(captures, u, b, h, kv_idx)
     site = (captures, u, kvv, b, h, kv_idx)
-    stats = (lse, delta, bh)
+    stats = (lse2, delta, bh * padded_rows(M))
+    PADDED: tl.constexpr = stats_are_padded(TABLES, EVEN, BM)
     sizes = (M, grads)
     queries = open_rows(q + b64 * strides_q[0] + h64 * strides_q[1], M, strides_q[2],
                         strides_q[3], D, BM, DESCRIPTORS)
@@ -147,7 +150,7 @@ def dkdv_head(
             walk = next_tile(entries, count, each, walk, 0)
         dk, dv, sums = dkdv_step(
             dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, q_last, True, site, sizes,
-            D, DV, BM, BN, DESCRIPTORS, PRECISION, TABLES == 4 and not EVEN, False)
+            D, DV, BM, BN, DESCRIPTORS, PRECISION, PADDED, TABLES == 4 and not EVEN, False)
 
     # Other tiles: of the partial blocks, then of the full block that reaches beyond M.
     if Q_RANGES > 0:
@@ -181,7 +184,7 @@ def dkdv_head(
             walk = next_tile(entries, count, each, walk, edge)
         dk, dv, sums = dkdv_step(
             dk, dv, sums, b_keys, queries, grads_out, stats, scale, q0, q_last, whole, site, sizes,
-            D, DV, BM, BN, DESCRIPTORS, PRECISION, True, HAS_MASK_MOD)
+            D, DV, BM, BN, DESCRIPTORS, PRECISION, PADDED, True, HAS_MASK_MOD)
     if HAS_KEY_GRADS:
         end_key_grads(sums, grads, captures, u, kvv, b, h, kv_idx, bh, kv0, kv_last, N, BN)
     return dk, dv
@@ -189,7 +192,7 @@ def dkdv_head(
 
 @triton.jit
 def dkdv(
-    q, k, v, grad_out, lse, delta, grad_k, grad_v,
+    q, k, v, grad_out, lse2, delta, grad_k, grad_v,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d, do_b, do_h, do_m, do_d,
     dk_b, dk_h, dk_n, dv_b, dv_h, dv_n,
     B, Bkv, Hq, G, M, N, scale, tables, order, captures, grads,
@@ -198,7 +201,7 @@ def dkdv(
     ORDERED: tl.constexpr,
 ):
     """The grid is (tiles of keys * Bkv * Hkv,); see kernel/triton_spec.py for the arguments."""
-    F: tl.constexpr = lse.dtype.element_ty
+    F: tl.constexpr = lse2.dtype.element_ty
     heads = Hq // G
     turn = tl.program_id(0) // (Bkv * heads)
     bkv_hkv = tl.program_id(0) - turn * (Bkv * heads)
@@ -218,15 +221,17 @@ def dkdv(
     )
     dk = zero_rows(D, BN, F)
     dv = zero_rows(DV, BN, F)
-    lse_rows = open_stats(lse, B * Hq * M, BM, DESCRIPTORS)
-    delta_rows = open_stats(delta, B * Hq * M, BM, DESCRIPTORS)
+    PADDED: tl.constexpr = stats_are_padded(TABLES, EVEN, BM)
+    all_rows = B * Hq * padded_rows(M)
+    lse2_rows = open_stats(lse2, all_rows, BM, DESCRIPTORS, PADDED)
+    delta_rows = open_stats(delta, all_rows, BM, DESCRIPTORS, PADDED)
     shared_by = B // Bkv
     for i in tl.range(0, shared_by * G, num_stages=1):
         i = tl.cast(i, tl.int32)
         b = bkv * shared_by + i // G
         h = hkv * G + i % G
         dk, dv = dkdv_head(
-            dk, dv, b_keys, q, grad_out, lse_rows, delta_rows, (q_b, q_h, q_m, q_d),
+            dk, dv, b_keys, q, grad_out, lse2_rows, delta_rows, (q_b, q_h, q_m, q_d),
             (do_b, do_h, do_m, do_d), b, h, Hq, M, N, scale, tables, captures, grads,
             j, kv0, kv_last, D, DV, BM, BN, TABLES, EVEN, DESCRIPTORS, PRECISION)
     store_rows(grad_k + bkv64 * dk_b + hkv64 * dk_h, kv0, kv_last, dk_n, scale_rows(dk, scale),

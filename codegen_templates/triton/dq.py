@@ -15,7 +15,6 @@ from codegen_templates.triton.gradients import (
     keeps_derivative,
     tile_score_grads,
     tile_weights,
-    to_base_2,
 )
 from codegen_templates.triton.mods import (
     DERIVATIVE,
@@ -44,6 +43,7 @@ from codegen_templates.triton.tiles import (
     load_rows,
     next_tile,
     open_rows,
+    padded_rows,
     rows_of_tile,
     scale_rows,
     store_rows,
@@ -94,8 +94,8 @@ def dq_tile(
     WANT_DQ: tl.constexpr, SHARED: tl.constexpr,
 ):
     """One tile of queries of head `bh` of B * Hq, from its first key to its stores."""
-    q, k, v, grad_out, lse, delta = inputs
-    F: tl.constexpr = lse.dtype.element_ty
+    q, k, v, grad_out, lse2, delta = inputs
+    F: tl.constexpr = lse2.dtype.element_ty
     b = bh // Hq
     h = bh - b * Hq
     b64, h64, bh64 = b.to(tl.int64), h.to(tl.int64), bh.to(tl.int64)
@@ -116,11 +116,12 @@ def dq_tile(
                      strides_k[3], D, BN, DESCRIPTORS)
     values = open_rows(v + b64 * strides_v[0] + hkv * strides_v[1], N, strides_v[2],
                        strides_v[3], DV, BN, DESCRIPTORS)
+    of_row = bh64 * padded_rows(M) + row
     rows = (
         load_rows(queries, q0, D, BM, DESCRIPTORS, True),
         load_rows(grads_out, q0, DV, BM, DESCRIPTORS, True),
-        to_base_2(tl.load(lse + bh64 * M + row, mask=row < q_last, other=float("inf"))),
-        tl.load(delta + bh64 * M + row, mask=row < q_last, other=0.0),
+        tl.load(lse2 + of_row, mask=row < q_last, other=float("inf")),
+        tl.load(delta + of_row, mask=row < q_last, other=0.0),
     )
     acc = zero_rows(D, BM, F)
     sums = begin_row_grads(BM)
@@ -208,7 +209,7 @@ def dq_tile(
 
 @triton.jit
 def dq(
-    q, k, v, grad_out, lse, delta, grad_q,
+    q, k, v, grad_out, lse2, delta, grad_q,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d, do_b, do_h, do_m, do_d,
     dq_b, dq_h, dq_m,
     B, Hq, G, M, N, heads_at_once, scale, tables, order, captures, grads,
@@ -221,7 +222,7 @@ def dq(
     Of SERIAL programs, number c takes the tiles t of all heads with t % heads_at_once == c.
     See kernel/triton_spec.py for the arguments.
     """
-    inputs = (q, k, v, grad_out, lse, delta)
+    inputs = (q, k, v, grad_out, lse2, delta)
     strides_q, strides_k = (q_b, q_h, q_m, q_d), (k_b, k_h, k_n, k_d)
     strides_v, strides_do = (v_b, v_h, v_n, v_d), (do_b, do_h, do_m, do_d)
     strides_dq = (dq_b, dq_h, dq_m)

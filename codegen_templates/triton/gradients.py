@@ -16,7 +16,7 @@ from codegen_templates.triton.mods import (
     score_mod,
     score_mod_grad,
 )
-from codegen_templates.triton.tiles import INTERPRETED, LN_2, LOG2_E, lowest_of
+from codegen_templates.triton.tiles import LN_2, LOG2_E, PADDING
 
 
 @triton.constexpr_function
@@ -39,49 +39,39 @@ def count_tiles(length, block, TILE: tl.constexpr, TABLES: tl.constexpr):
 
 
 @triton.constexpr_function
-def stats_by_descriptor(descriptors, interpreted):
-    """Rows of a head start anywhere, which the interpreter's descriptors refuse."""
-    return descriptors and not interpreted
+def stats_are_padded(TABLES, EVEN, BM):
+    """Whether each tile of BM rows lies within the padded rows and ends where its block does."""
+    return (TABLES == 0 or EVEN) and PADDING.value >= BM
+
+
+@triton.constexpr_function
+def stats_by_descriptor(DESCRIPTORS, PADDED, BM):
+    """Whether descriptors load row values: they start at 16 bytes, and their tiles at 128."""
+    return DESCRIPTORS and PADDED and BM >= 32
 
 
 @triton.jit
-def open_stats(base, length, ROWS: tl.constexpr, DESCRIPTORS: tl.constexpr):
-    """What `load_stats` reads: the values base[:length], one per row of all heads."""
-    if stats_by_descriptor(DESCRIPTORS, INTERPRETED):
-        return tl.make_tensor_descriptor(base, shape=[length], strides=[1], block_shape=[ROWS])
+def open_stats(base, length, BM: tl.constexpr, DESCRIPTORS: tl.constexpr, PADDED: tl.constexpr):
+    """What `load_stats` reads: the values base[:length], one per padded row of all heads."""
+    if stats_by_descriptor(DESCRIPTORS, PADDED, BM):
+        return tl.make_tensor_descriptor(base, shape=[length], strides=[1], block_shape=[BM])
     else:
         return base
 
 
 @triton.jit
-def load_stats(source, start, real, other, ROWS: tl.constexpr, DESCRIPTORS: tl.constexpr,
-               BOUNDED: tl.constexpr):
+def load_stats(source, start, real, other, BM: tl.constexpr, DESCRIPTORS: tl.constexpr,
+               PADDED: tl.constexpr, BOUNDED: tl.constexpr):
     """The values from `start`, a 64-bit number, on; if BOUNDED `other` of rows not `real`.
 
     By pointers each thread fetches every value it needs by itself, which takes many instructions.
     """
-    if stats_by_descriptor(DESCRIPTORS, INTERPRETED):
-        x = source.load([start.to(tl.int32)])
-        return tl.where(real, x, other) if BOUNDED else x
-    elif BOUNDED:
-        return tl.load(source + start + tl.arange(0, ROWS), mask=real, other=other)
+    if stats_by_descriptor(DESCRIPTORS, PADDED, BM):
+        return source.load([start.to(tl.int32)])
+    elif BOUNDED and not PADDED:
+        return tl.load(source + start + tl.arange(0, BM), mask=real, other=other)
     else:
-        return tl.load(source + start + tl.arange(0, ROWS))
-
-
-@triton.jit
-def to_base_2(lse):
-    """lse times log2(e), and +inf for -inf.
-
-    Where rounding could make weights overflow, as its error counts in whole powers of 2, lse is
-    raised by that error: weights stay at 1 or below.
-    """
-    LEAST: tl.constexpr = lowest_of(lse.dtype)
-    ERROR: tl.constexpr = 2.0**-51 if lse.dtype.primitive_bitwidth == 64 else 2.0**-22
-    lse2 = tl.maximum(lse * LOG2_E, LEAST)
-    size = tl.abs(lse2)
-    lse2 = tl.where(size > 262144.0, lse2 + size * ERROR, lse2)
-    return tl.where(lse == float("-inf"), float("inf"), lse2)
+        return tl.load(source + start + tl.arange(0, BM))
 
 
 @triton.jit

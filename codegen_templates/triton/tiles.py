@@ -13,6 +13,8 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 NO_FAULT: tl.constexpr = tl.constexpr((1 << 63) - 1)
 NO_KEY: tl.constexpr = tl.constexpr((1 << 31) - 1)
+# Row values of a head begin at a multiple of so many: the longest tile that may read beyond M.
+PADDING: tl.constexpr = tl.constexpr(256)
 
 
 @triton.constexpr_function
@@ -94,6 +96,12 @@ def load_columns(source, start, first: tl.constexpr, D: tl.constexpr, ROWS: tl.c
         return tl.load(address, mask=col < D, other=0.0)
     else:
         return tl.load(address)
+
+
+@triton.jit
+def padded_rows(M):
+    """Rows that a head has in `lse2` and `delta`, see delta.py."""
+    return tl.cdiv(M, PADDING) * PADDING
 
 
 @triton.jit

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 Arguments = tuple[tuple[str, str], ...]
 
+PADDING = 256  # `lse2` and `delta` have a multiple of so many rows per head, as in tiles.py
+
 
 def _typed(*lines: str) -> Arguments:
     """``"in*: q k", "i32: M"`` → ``(("q", "in*"), ("k", "in*"), ("M", "i32"))``."""
@@ -99,7 +101,7 @@ COMBINE = TritonSpec(
 DELTA = TritonSpec(
     "delta",
     "",
-    _typed("in*: out grad_out", "F*: grad_lse delta")
+    _typed("in*: out grad_out", "F*: lse grad_lse lse2 delta")
     + _typed("i64: o_b o_h o_m do_b do_h do_m do_d", "i32: Hq M"),
     ("DV", "BM", "HAS_GRAD_LSE"),
 )
@@ -107,7 +109,7 @@ _BACKWARD = _typed("i64: do_b do_h do_m do_d")
 DQ = TritonSpec(
     "dq",
     "backward",
-    _typed("in*: q k v grad_out", "F*: lse delta", "in*: grad_q")
+    _typed("in*: q k v grad_out", "F*: lse2 delta", "in*: grad_q")
     + _QKV
     + _BACKWARD
     + _typed("i64: dq_b dq_h dq_m", "i32: B Hq G M N heads_at_once", "F: scale", "tables: tables")
@@ -117,7 +119,7 @@ DQ = TritonSpec(
 DKDV = TritonSpec(
     "dkdv",
     "backward",
-    _typed("in*: q k v grad_out", "F*: lse delta", "in*: grad_k grad_v")
+    _typed("in*: q k v grad_out", "F*: lse2 delta", "in*: grad_k grad_v")
     + _QKV
     + _BACKWARD
     + _typed("i64: dk_b dk_h dk_n dv_b dv_h dv_n", "i32: B Bkv Hq G M N", "F: scale")

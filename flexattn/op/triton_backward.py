@@ -1,7 +1,7 @@
 """The backward by Triton kernels: on GPUs, and interpreted on the CPU.
 
-Three launches: rows of ``delta``, then the kernel for the queries' gradients, which also sums most
-gradients of captured tensors, then the kernel for those of keys and values.
+Three launches: what is read of each row (``delta``), then the kernel for the queries' gradients,
+which also sums most gradients of captured tensors, then the kernel for those of keys and values.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from flexattn.kernel.triton_source import Choices
+from flexattn.kernel.triton_spec import PADDING
 from flexattn.kernel.triton_tiles import Tile, choose_tile
 from flexattn.masks.tables import cdiv
 from flexattn.op.request import Call, Gradients, Saved, as_gradient, empty_gradient
@@ -38,6 +39,8 @@ from flexattn.op.triton_streams import is_capturing
 from flexattn.op.triton_tables import column_arguments, no_arguments, range_arguments
 from flexattn.runtime.launch import check_memory
 from flexattn.runtime.triton_autotune import time_on_gpu
+
+Stats: TypeAlias = tuple[Tensor, Tensor]  # lse2 and delta of delta.py: [B, Hq, padded rows]
 
 
 class _Backward:
@@ -101,10 +104,10 @@ def _plan(call: Call, saved: Saved, captures: list[Tensor]) -> _Backward:
         if (plan.dq if kernel == "dq" else plan.dkdv) is None:
             return math.inf  # not wanted by this call, and so not measured by it
         run = _run_dq if kernel == "dq" else _run_dkdv
-        delta = _delta(plan, saved)
+        stats = _row_stats(plan, saved)
         buffers = _buffers(plan, call, captures)
         rest = (capture_arguments(call.bound, captures), tuple(buffers.buffers))
-        return time_on_gpu(lambda: run(plan, call, saved, delta, rest), call.query.device)
+        return time_on_gpu(lambda: run(plan, call, saved, stats, rest), call.query.device)
 
     may_wait = not is_capturing(call.query)
     for kernel in ("dq", "dkdv"):
@@ -148,11 +151,11 @@ def backward(call: Call, saved: Saved) -> Gradients:
         if len(plans) >= PLAN_LIMIT:
             plans.clear()
         plan = plans[key] = _plan(call, saved, captures)
-    delta = _delta(plan, saved)
+    stats = _row_stats(plan, saved)
     buffers = _buffers(plan, call, captures)
     rest = (capture_arguments(bound, captures), tuple(buffers.buffers))
-    grad_q = _run_dq(plan, call, saved, delta, rest)
-    grad_k, grad_v = _run_dkdv(plan, call, saved, delta, rest)
+    grad_q = _run_dq(plan, call, saved, stats, rest)
+    grad_k, grad_v = _run_dkdv(plan, call, saved, stats, rest)
     found = [as_gradient(buffers.gradient(c), bound.captures[c]) for c in saved.captures]
     return (
         None if grad_q is None else as_gradient(grad_q, q),
@@ -177,38 +180,40 @@ def _readable(call: Call, saved: Saved) -> tuple[Call, Saved]:
     return replace(call, query=q, key=k, value=v), saved
 
 
-def _delta(plan: _Backward, saved: Saved) -> Tensor:
-    """rowsum(out * grad_out) - grad_lse: [B, Hq, M]."""
+def _row_stats(plan: _Backward, saved: Saved) -> Stats:
     batch, heads, rows, _ = plan.frame.lengths
-    delta = torch.empty_like(saved.lse)
-    grad_lse = delta if saved.grad_lse is None else saved.grad_lse
+    padded = cdiv(rows, PADDING) * PADDING
+    lse2, delta = torch.empty(
+        (2, batch, heads, padded), dtype=saved.lse.dtype, device=saved.lse.device
+    ).unbind()
+    grad_lse = saved.lse if saved.grad_lse is None else saved.grad_lse
     plan.delta.launch(
-        (cdiv(rows, plan.delta.source.choices.tile.bm) * batch * heads,),
+        (cdiv(padded, plan.delta.source.choices.tile.bm) * batch * heads,),
         (
-            *(saved.out, saved.grad_out, grad_lse, delta),
+            *(saved.out, saved.grad_out, saved.lse, grad_lse, lse2, delta),
             *row_strides(saved.out)[:3],
             *row_strides(saved.grad_out),
             *(heads, rows),
         ),
         plan.frame.machine.index,
     )
-    return delta
+    return lse2, delta
 
 
 def _run_dq(
-    plan: _Backward, call: Call, saved: Saved, delta: Tensor, rest: tuple[Any, ...]
+    plan: _Backward, call: Call, saved: Saved, stats: Stats, rest: tuple[Any, ...]
 ) -> Tensor | None:
     if plan.dq is None:
         return None
     frame, q = plan.frame, call.query
     batch, heads, rows, keys = frame.lengths
     grad_q = _memory_for(q) if saved.inputs[0] else None
-    tables, order = rows_of_lists(call, frame, plan.query_tiles, delta)
+    tables, order = rows_of_lists(call, frame, plan.query_tiles, saved.lse)
     serial = plan.order.serial
     plan.dq.launch(
         (plan.order.chunks if serial else plan.query_tiles[1] * batch * heads,),
         (
-            *(q, call.key, call.value, saved.grad_out, saved.lse, delta),
+            *(q, call.key, call.value, saved.grad_out, *stats),
             *(q if grad_q is None else grad_q,),
             *plan.strides,
             *row_strides(q if grad_q is None else grad_q)[:3],
@@ -222,7 +227,7 @@ def _run_dq(
 
 
 def _run_dkdv(
-    plan: _Backward, call: Call, saved: Saved, delta: Tensor, rest: tuple[Any, ...]
+    plan: _Backward, call: Call, saved: Saved, stats: Stats, rest: tuple[Any, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     if plan.dkdv is None:
         return None, None
@@ -230,11 +235,11 @@ def _run_dkdv(
     batch, heads, rows, keys = frame.lengths
     kv_batch, kv_heads = k.shape[:2]
     grad_k, grad_v = _memory_for(k), _memory_for(v)
-    tables, order = _columns(call, frame, plan.key_tiles, delta)
+    tables, order = _columns(call, frame, plan.key_tiles, saved.lse)
     plan.dkdv.launch(
         (plan.key_tiles[1] * kv_batch * kv_heads,),
         (
-            *(call.query, k, v, saved.grad_out, saved.lse, delta, grad_k, grad_v),
+            *(call.query, k, v, saved.grad_out, *stats, grad_k, grad_v),
             *plan.strides,
             *row_strides(grad_k)[:3],
             *row_strides(grad_v)[:3],

@@ -20,6 +20,8 @@ from template_calls import (
 )
 from torch import Tensor
 
+from flexattn.kernel.triton_spec import PADDING
+
 LIMIT = {torch.float32: 3e-6, torch.float64: 3e-14, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -156,16 +158,17 @@ class Backward:
         self.tensors = {name: in_poison(x) for name, x in p.tensors.items()}
         out, grad_out = self.tensors["out"], self.tensors["grad_out"]
         B, Hq, M, _ = p.lengths
-        self.delta = poisoned(B, Hq, M, dtype=p.lse.dtype)
-        arguments = {"out": out, "grad_out": grad_out, "grad_lse": p.grad_lse, "delta": self.delta}
-        if p.grad_lse is None:
-            arguments["grad_lse"] = self.delta
+        padded = -(-M // PADDING) * PADDING
+        self.lse2, self.delta = poisoned(2, B, Hq, padded, dtype=p.lse.dtype)
+        stats = {"lse2": self.lse2, "delta": self.delta}
+        arguments = {"out": out, "grad_out": grad_out, "lse": p.lse, **stats}
+        arguments["grad_lse"] = p.lse if p.grad_lse is None else p.grad_lse
         arguments |= strides(o=out, do=grad_out) | {"Hq": Hq, "M": M}
         choices = {"DV": out.shape[3], "BM": 16, "HAS_GRAD_LSE": p.grad_lse is not None}
-        launch("delta", -(-M // 16) * B * Hq, arguments, choices)
+        launch("delta", padded // 16 * B * Hq, arguments, choices)
         q, k, v = (self.tensors[name] for name in "qkv")
         self.common = {
-            "q": q, "k": k, "v": v, "grad_out": grad_out, "lse": p.lse, "delta": self.delta,
+            "q": q, "k": k, "v": v, "grad_out": grad_out, **stats,
             **strides(q=q, k=k, v=v, do=grad_out), "B": B, "Hq": Hq, "G": Hq // k.shape[1],
             "M": M, "N": k.shape[2], "scale": p.scale,
             "captures": capture_arguments(p.captured),
