@@ -81,7 +81,7 @@ _HALF: dict[tuple[str, str], tuple[Row, ...]] = {
 _HEAVY: dict[tuple[str, str], tuple[Row, ...]] = {
     ("forward", "ampere"): ((64, (128, 64, 8, 3)), (128, (128, 32, 8, 3))),
     ("forward", "hopper"): (
-        (128, (64, 64, 4, 3)), (192, (128, 64, 8, 2)), (256, (128, 32, 8, 2)),
+        (128, (128, 64, 8, 3)), (192, (128, 64, 8, 2)), (256, (128, 32, 8, 2)),
     ),
 }  # fmt: skip
 # Without a block mask there is one loop less, and code for wider tiles.
