@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from flexattn.ir.nodes import BOOL, F32, I64, Apply, Input, Load
 from flexattn.ir.program import CaptureType, Program
 from flexattn.kernel.targets import target
 from flexattn.kernel.triton_source import Choices, TritonSource, triton_source
-from flexattn.kernel.triton_spec import TABLES, TRITON_SPECS
+from flexattn.kernel.triton_spec import PADDING, TABLES, TRITON_SPECS
 from flexattn.kernel.triton_tiles import Tile
 
 H, Q, KV = (Input(name, I64) for name in ("h", "q_idx", "kv_idx"))
@@ -116,3 +117,8 @@ def test_the_key_tells_kernels_apart() -> None:
 
 def test_kernels_without_mods_serve_all_programs() -> None:
     assert source("delta").key == source("delta", Program(None, None), wide=True).key
+
+
+def test_padding_of_row_values_is_the_templates() -> None:
+    tiles = importlib.import_module("codegen_templates.triton.tiles")
+    assert tiles.PADDING.value == PADDING
