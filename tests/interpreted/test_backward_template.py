@@ -43,6 +43,25 @@ def test_without_mods(shape, descriptors):
     Backward(problem(shape, with_lse=True), Cut(), descriptors=descriptors).check()
 
 
+@pytest.mark.parametrize("BM", [32, 64, 512])
+@pytest.mark.parametrize("tables", [0, 4])
+def test_row_values_of_heads_of_odd_lengths(BM, tables):
+    """Of the second head on they begin where descriptors can read them: tiles of 32 to 256 do."""
+    shape = (2, 2, 2, 1, 35, 21, 16, 16)
+    p = problem(shape, keep=causal(35, 21), with_lse=True)
+    Backward(p, Cut(BM, 16, tables, BM, 16), CAUSAL, descriptors=True).check()
+
+
+def test_rows_beyond_the_last_have_no_weight():
+    p = problem((2, 2, 2, 1, 5, 7, 16, 16), with_lse=True)
+    backward = Backward(p, Cut())
+    lse2, delta = backward.lse2, backward.delta
+    sums = (p.tensors["out"] * p.tensors["grad_out"]).sum(-1) - p.grad_lse
+    torch.testing.assert_close(lse2[..., :5], p.lse * LOG2_E)
+    torch.testing.assert_close(delta[..., :5], sums, atol=1e-5, rtol=1e-5)
+    assert bool((lse2[..., 5:] == torch.inf).all()) and bool((delta[..., 5:] == 0).all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_dtypes(dtype):
     keep = causal(35, 21)
