@@ -1,10 +1,11 @@
 """Preferred tiles of Triton kernels per GPU, dtype and head dim: what compiles without spilling.
 
-A row is (widest head dim it is for, (BM, BN, warps, stages)); BM counts queries, BN keys. Those of
-Hopper were the fastest of five to a dozen on an H200 at head dims 64, 128 and 256: two programs of
-four warps per processor hide each other's waiting, and beat one of eight warps with larger tiles
-even where some registers are spilled. The others are chosen from compiled code: no registers
-spilled in inner loops, and as large as that allows.
+A row is (widest head dim it is for, (BM, BN, warps, stages)); BM counts queries, BN keys. Hopper's
+for 16-bit inputs were the fastest of four to eight on an H200 with a causal mask, at head dims 64,
+128 and 256, and of 18 when decoding, at 128 (docs/gpu.md): up to 128, programs of four warps, two
+or more on a processor, beat one of eight warps with larger tiles even where some registers are
+spilled. The others are chosen from compiled code: no registers spilled in inner loops, and as
+large as that allows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _HALF: dict[tuple[str, str], tuple[Row, ...]] = {
         (64, (16, 128, 4, 3)), (128, (16, 64, 4, 3)), (_WIDEST, (16, 32, 4, 2)),
     ),
     ("decode", "hopper"): (
-        (128, (16, 32, 4, 3)), (256, (16, 32, 4, 2)), (_WIDEST, (16, 32, 4, 2)),
+        (128, (16, 32, 4, 3)), (256, (16, 64, 4, 3)), (_WIDEST, (16, 32, 4, 2)),
     ),
     ("decode", "blackwell"): (
         (128, (16, 128, 4, 3)), (256, (16, 64, 4, 3)), (_WIDEST, (16, 32, 4, 2)),
