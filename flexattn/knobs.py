@@ -33,7 +33,7 @@ KNOBS: dict[str, Knob] = {
         ),
         Knob(
             "FLEXATTN_ISA",
-            "instruction set of C++ kernels: portable, avx2, avx512 or avx512bf16",
+            "instruction set of C++ kernels: portable, avx2, avx512, avx512bf16 or amx",
             "the best one this CPU has",
         ),
         Knob(

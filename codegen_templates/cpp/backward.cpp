@@ -230,6 +230,9 @@ static void item_grads(Shared& shared, Work& w, i64 item, i64 group, i64 thread)
 
 static void work(Shared& shared, i64 thread) {
   const BackwardArgs& a = shared.a;
+#if FLEX_TILES
+  Tiles tiles;
+#endif
   Work w = {a};
   Arena count = {nullptr};
   lay_out(w, count);

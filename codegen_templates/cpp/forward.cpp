@@ -147,6 +147,9 @@ static void attend_tile(Shared& shared, Work& w, i64 b, i64 h, i64 q0, i64 row, 
 
 static void work(Shared& shared) {
   const ForwardArgs& a = shared.a;
+#if FLEX_TILES
+  Tiles tiles;
+#endif
   Work w;
   i64 q_bytes = depth(a.D) * BM * sizeof(F), out_bytes = a.Dv * BM * sizeof(F);
   i64 k_bytes = round_up(operand_bytes(a.D), 64), v_bytes = operand_bytes(a.Dv);

@@ -13,6 +13,9 @@
 #ifndef FLEX_GEMM_H
 #define FLEX_GEMM_H
 #include "simd.h"
+#if FLEX_TILES
+#include "amx.h"
+#endif
 
 #if FLEX_ISA >= 2 || defined(__aarch64__)
 constexpr int ROWS = 8;
@@ -144,9 +147,75 @@ template <int C> static void columns(const Gemm& g, i64 l) {
   if (m < g.m) block<1, C>(g, m, l);
 }
 
-static void gemm(const Gemm& g) {
+static void vector_gemm(const Gemm& g) {
   i64 l = 0;
   for (; l + STRIP <= g.lanes; l += STRIP) columns<2>(g, l);
   if (l < g.lanes) columns<1>(g, l);
 }
+
+#if FLEX_TILES
+// R x C tiles of the product from row m, lane l on: C = C * alpha + scale * A B, or scale * A B.
+template <int R, int C> static __attribute__((noinline)) void tiles(const Gemm& g, i64 m, i64 l) {
+  alignas(64) F sums[R * SIDE][C * SIDE];
+  tile_zero<0>();
+  if (C > 1) tile_zero<1>();
+  if (R > 1) tile_zero<2>();
+  if (R > 1 && C > 1) tile_zero<3>();
+  const Element* a = g.a + m * g.a_m;
+  const F* b = g.b + l;
+  i64 a_row = g.a_m * i64(sizeof *a), b_row = g.b_k * i64(sizeof *b);
+  for (i64 k = g.k; k > 0; k -= SIDE) {
+    tile_load<6>(b, b_row);
+    tile_load<4>(a, a_row);
+    tile_product<0, 4, 6>();
+    if (C > 1) tile_load<7>(b + SIDE, b_row), tile_product<1, 4, 7>();
+    if (R > 1) tile_load<5>(a + SIDE * g.a_m, a_row), tile_product<2, 5, 6>();
+    if (R > 1 && C > 1) tile_product<3, 5, 7>();
+    a += SIDE * Mac::DEPTH;
+    b += SIDE * g.b_k;
+  }
+  tile_store<0>(&sums[0][0], sizeof sums[0]);
+  if (C > 1) tile_store<1>(&sums[0][SIDE], sizeof sums[0]);
+  if (R > 1) tile_store<2>(&sums[SIDE][0], sizeof sums[0]);
+  if (R > 1 && C > 1) tile_store<3>(&sums[SIDE][SIDE], sizeof sums[0]);
+  VF alpha[C], scale = splat<VF>(g.scale);
+  for (int c = 0; c < C; c++) alpha[c] = g.alpha ? load_lanes<VF>(g.alpha + l + c * W) : splat<VF>(F(1));
+  for (int r = 0; r < R * SIDE; r++) {
+    F* to = g.c + (m + r) * g.c_m + l;
+    for (int c = 0; c < C; c++) {
+      VF x = load_lanes<VF>(&sums[r][c * W]) * scale;
+      if (g.add) x += load_lanes<VF>(to + c * W) * alpha[c];
+      store_lanes(to + c * W, x);
+    }
+  }
+}
+template <int C> static void tile_columns(const Gemm& g, i64 l) {
+  i64 m = 0;
+  for (; m + 2 * SIDE <= g.m; m += 2 * SIDE) tiles<2, C>(g, m, l);
+  if (m < g.m) tiles<1, C>(g, m, l);
+}
+
+static void gemm(Gemm g) {
+  i64 m = g.m / SIDE * SIDE, k = g.k / SIDE * SIDE;
+  if (m == 0 || k == 0 || g.a_k != Mac::DEPTH) return vector_gemm(g);
+  if (g.add) g.scale = 1;
+  if (m < g.m) {
+    Gemm rows = g;
+    rows.m -= m, rows.a += m * g.a_m, rows.c += m * g.c_m;
+    vector_gemm(rows);
+    g.m = m;
+  }
+  if (k < g.k) {
+    Gemm steps = g;
+    steps.k -= k, steps.a += k * g.a_k, steps.b += k * g.b_k;
+    vector_gemm(steps);
+    g.k = k, g.add = true, g.alpha = nullptr;
+  }
+  i64 l = 0;
+  for (; l + STRIP <= g.lanes; l += STRIP) tile_columns<2>(g, l);
+  if (l < g.lanes) tile_columns<1>(g, l);
+}
+#else
+static void gemm(const Gemm& g) { vector_gemm(g); }
+#endif
 #endif

@@ -68,7 +68,7 @@ FLEX_INLINE VF exp2_weight(VF x) {
   VF fraction;
   asm("vreduceps $9, %1, %0" : "=v"(fraction) : "v"(x));  // x - floor(x)
   VF y;
-#if FLEX_ISA == 3 && FLEX_INPUT == 1
+#if FLEX_PAIRS
   y = fraction * 0.01342668436f + 0.05224247403f;
   y = y * fraction + 0.2412802049f;
   y = y * fraction + 0.6930448449f;

@@ -165,10 +165,40 @@ static Operand rows_operand(const T* src, i64 row_stride, i64 column_stride, i64
   pack_column_pairs(src, row_stride, column_stride, rows, columns, (u16*)scratch, width);
   return {(const Element*)scratch, width, 2};
 }
+#if FLEX_TILES
+// dst[columns][BN] of bf16: source rows become pairs along a row, as tiles take them; zero beyond
+// `rows` up to a pair.
+static void pack_columns(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, u16* dst) {
+  for (i64 r0 = 0; r0 < rows; r0 += 2 * W) {
+    i64 pairs = least(W, (rows - r0 + 1) / 2), d = 0;
+    const T* p = src + r0 * row_stride;
+    if (column_stride == 1)
+      for (; d + W <= columns; d += W) {
+        VF x[W];
+        for (int r = 0; r < W; r++) {
+          bool low = r0 + 2 * r < rows, high = r0 + 2 * r + 1 < rows;
+          const T* row = p + 2 * r * row_stride + d;
+          VU bits = low ? __builtin_convertvector(load_lanes<VH>((const u16*)row), VU) : VU{};
+          if (high) bits |= __builtin_convertvector(load_lanes<VH>((const u16*)(row + row_stride)), VU) << 16;
+          x[r] = (VF)bits;
+        }
+        transpose(x);
+        for (int l = 0; l < W; l++) store_lanes((F*)(dst + (d + l) * BN + r0), x[l]);
+      }
+    for (; d < columns; d++)
+      for (i64 r = r0; r < r0 + 2 * pairs; r++) dst[d * BN + r] = r < rows ? src[r * row_stride + d * column_stride].bits : 0;
+  }
+}
+static Operand columns_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
+  pack_columns(src, row_stride, column_stride, rows, columns, (u16*)scratch);
+  return {(const Element*)scratch, BN, 2};
+}
+#else
 static Operand columns_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
   pack_row_pairs(src, row_stride, column_stride, rows, columns, (F*)scratch, columns);
   return {(const Element*)scratch, 2, 2 * columns};
 }
+#endif
 #elif FLEX_INPUT == 1 || FLEX_INPUT == 2
 static Operand rows_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
   pack_rows(src, row_stride, column_stride, rows, columns, (F*)scratch, columns);

@@ -1,7 +1,8 @@
 // Vector types, lane masks and widening loads over GCC/Clang vector extensions, no system header.
 //
 // FLEX_INPUT  storage type T of q, k, v: 0 float32, 1 bfloat16, 2 float16, 3 float64
-// FLEX_ISA    0 portable 16-byte vectors, 1 AVX2+FMA+F16C, 2 AVX512 F/BW/DQ/VL, 3 and AVX512_BF16
+// FLEX_ISA    0 portable 16-byte vectors, 1 AVX2+FMA+F16C, 2 AVX512 F/BW/DQ/VL, 3 and AVX512_BF16,
+//             4 and AMX_TILE, AMX_BF16
 //
 // F is the compute type and W its lanes; VF, VI, VL hold W of F, int, i64. VM is a lane mask of
 // 0 / -1 as wide as VF. Arithmetic and comparison are the plain operators; a comparison goes
@@ -14,7 +15,8 @@
 #ifndef FLEX_ISA
 #define FLEX_ISA 0
 #endif
-#define FLEX_PAIRS (FLEX_INPUT == 1 && FLEX_ISA == 3)  // products of bf16 pairs by vdpbf16ps
+#define FLEX_PAIRS (FLEX_INPUT == 1 && FLEX_ISA >= 3)  // products of bf16 pairs by vdpbf16ps
+#define FLEX_TILES (FLEX_INPUT == 1 && FLEX_ISA >= 4)  // and of whole tiles of them by tdpbf16ps
 #define FLEX_MEMBER inline __attribute__((always_inline))
 #define FLEX_INLINE static FLEX_MEMBER
 
@@ -42,7 +44,7 @@ typedef f16_t T;
 
 constexpr int VECTOR_BYTES = FLEX_ISA == 0 ? 16 : FLEX_ISA == 1 ? 32 : 64;
 constexpr int W = VECTOR_BYTES / sizeof(F);
-constexpr int BM = 64;   // queries of a tile, at most
+constexpr int BM = FLEX_TILES ? 128 : 64;  // queries of a tile, at most
 constexpr int BN = 128;  // keys of a tile, at most
 #define FLEX_LANES(Type) Type __attribute__((vector_size(sizeof(Type) * W)))
 typedef FLEX_LANES(F) VF;

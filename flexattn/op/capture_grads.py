@@ -4,12 +4,13 @@ A work item is (batch of keys, key head, chunk of query tiles). Items of one gro
 the other on one thread and add into the group's own copy of each buffer. Where two groups can
 never meet in one element they share a single copy: a gradient indexed plainly by ``b`` is
 separate for every batch, by ``h`` for every head, and a dense one (by both q_idx and kv_idx)
-for every chunk. Everything follows from shapes alone, so results do not depend on the number of
-threads and repeat bit by bit.
+for every chunk. Everything follows from shapes and from how many CPUs the machine has, so results
+do not depend on the number of threads and repeat bit by bit.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from torch import Tensor
 from flexattn.kernel import config
 
 WORKSPACE_BYTES = 32 << 20  # for all extra copies together
-ITEMS = 32  # aim at so many work items: enough to balance the threads of a large machine
+CPUS = os.cpu_count() or 1  # of the machine: neither threads nor affinity, which users change
 MAX_GROUPS = 64
 
 
@@ -70,8 +71,8 @@ def cut_work(
     """
     _, kv_batch, kv_heads, rows, keys, dim, value_dim = shape
     heads = max(1, kv_batch * kv_heads)
-    tiles = -(-rows // config.TILE[0])
-    chunks = max(1, min(tiles, -(-ITEMS // heads)))
+    tiles = -(-rows // config.QUERIES)
+    chunks = max(1, min(tiles, _balanced(heads)))
     # Each chunk beyond the first keeps its own dK and dV until they are added up.
     per_chunk = heads * keys * (dim + value_dim) * width
     chunks = max(1, min(chunks, WORKSPACE_BYTES // max(1, per_chunk)))
@@ -81,6 +82,14 @@ def cut_work(
     best = max((_group_count(axes, extents, places, sizes), -at) for at, axes in enumerate(_AXES))
     axes = _AXES[-best[1]]
     return _grouped(chunks, best[0], axes, extents, places)
+
+
+def _balanced(heads: int) -> int:
+    """The fewest chunks that keep all CPUs busy: every chunk costs memory, and a sum at the end."""
+    chunks = 1
+    while heads * chunks < 4 * CPUS and (heads * chunks < 2 * CPUS or heads * chunks % CPUS):
+        chunks += 1
+    return chunks
 
 
 _AXES = (("b", "h", "q"), ("b", "h"), ("b", "q"), ("h", "q"), ("b",), ("h",), ("q",), ())

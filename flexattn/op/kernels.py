@@ -93,7 +93,7 @@ def kernel_for(
 
 def _without_pairs() -> Isa | None:
     """The instruction set to use instead of this machine's; None where that has no bf16 pairs."""
-    return ISAS["avx512"] if host().name == "avx512bf16" else None
+    return ISAS["avx512"] if host().level > ISAS["avx512"].level else None
 
 
 def _find_facts(

@@ -152,9 +152,10 @@ def _derivative(hooks: Hooks) -> str:
 
 
 def _tiles(source: KernelSource) -> str:
+    queries, keys = config.tile(source.dtype, source.isa)
     return "\n".join(
         [
-            f"tile: at most {config.TILE[0]} queries x {config.TILE[1]} keys",
+            f"tile: at most {queries} queries x {keys} keys",
             f"instruction set: {source.isa.name}, vectors of {source.isa.vector_bytes} bytes",
             f"compiler: g++ {' '.join(source.flags)}",
             f"cache key: {source.key}",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import codegen_templates
-from flexattn.kernel.config import TILE
+from flexattn.kernel.config import KEYS, QUERIES, tile
+from flexattn.kernel.isa import ISAS
 from flexattn.kernel.spec import DOUBLES, MODS, SPECS
 
 pytestmark = pytest.mark.null
@@ -36,8 +37,11 @@ def struct_fields(name: str) -> list[tuple[str, str]]:
 
 def test_tiles_are_those_of_the_templates():
     text = (Path(codegen_templates.__file__).parent / "cpp" / "simd.h").read_text()
-    found = [int(re.search(rf"constexpr int {name} = (\d+);", text)[1]) for name in ("BM", "BN")]
-    assert tuple(found) == TILE
+    with_amx, without = re.search(r"constexpr int BM = FLEX_TILES \? (\d+) : (\d+);", text).groups()
+    keys = int(re.search(r"constexpr int BN = (\d+);", text)[1])
+    assert tile("bf16", ISAS["amx"]) == (int(with_amx), keys)
+    assert tile("f32", ISAS["amx"]) == tile("bf16", ISAS["avx512bf16"]) == (int(without), keys)
+    assert (int(without), keys) == (QUERIES, KEYS)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexattn.kernel import config
+from flexattn.op import capture_grads
 from flexattn.op.capture_grads import WORKSPACE_BYTES, Buffers, Place, cut_work, places_of
 
 pytestmark = pytest.mark.null
@@ -39,7 +40,7 @@ def test_cut(shape, places, numels, shared_batch) -> None:
     kv_batch = 1 if shared_batch else batch
     sizes = tuple(numels[place.capture] for place in places)
     cut = cut_work((batch, kv_batch, heads, rows, keys, dim, value_dim), places, sizes, 4)
-    assert 1 <= cut.chunks <= max(1, -(-rows // config.TILE[0]))
+    assert 1 <= cut.chunks <= max(1, -(-rows // config.QUERIES))
     if not places:
         assert cut.groups == 0
         return
@@ -80,11 +81,21 @@ def test_depends_on_shapes_only_and_is_remembered() -> None:
     assert cut_work(shape, places, (10,), 4) is cut_work(shape, places, (10,), 4)
 
 
-def test_work_is_cut_finely_enough_for_many_threads() -> None:
+@pytest.mark.parametrize("cpus", [1, 2, 6, 8])
+def test_every_cpu_gets_work(cpus, monkeypatch) -> None:
+    monkeypatch.setattr(capture_grads, "CPUS", cpus)
+    cut_work.cache_clear()
     for heads, rows in ((1, 4096), (4, 1024), (32, 256)):
         shape = (1, 1, heads, rows, rows, 64, 64)
         cut = cut_work(shape, (Place(0, False, frozenset()),), (heads,), 4)
-        assert min(heads * cut.chunks, cut.groups) >= 16
+        assert min(heads * cut.chunks, cut.groups) >= 2 * cpus
+    cut_work.cache_clear()
+
+
+def test_no_more_chunks_than_balance_needs(monkeypatch) -> None:
+    for cpus, heads, chunks in ((2, 8, 1), (2, 4, 1), (2, 3, 2), (2, 1, 4), (16, 8, 4), (6, 8, 3)):
+        monkeypatch.setattr(capture_grads, "CPUS", cpus)
+        assert capture_grads._balanced(heads) == chunks
 
 
 def test_buffers_add_up_to_the_gradient() -> None:

@@ -19,8 +19,14 @@ from torch import Tensor
 CPP = Path(__file__).parents[2] / "codegen_templates" / "cpp"
 REGION = re.compile(r"// >>> mods\n.*?// <<< mods\n", re.DOTALL)
 AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
-ISA_FLAGS = ("", "-mavx2 -mfma -mf16c", AVX512, f"{AVX512} -mavx512bf16")
-ISA_NEEDS = ((), ("avx2", "fma", "f16c"), ("avx512dq", "avx512vl"), ("avx512dq", "avx512_bf16"))
+ISA_FLAGS = ("", "-mavx2 -mfma -mf16c", AVX512, *(2 * [f"{AVX512} -mavx512bf16"]))
+ISA_NEEDS = (
+    (),
+    ("avx2", "fma", "f16c"),
+    ("avx512dq", "avx512vl"),
+    ("avx512dq", "avx512_bf16"),
+    ("avx512dq", "avx512_bf16", "amx_bf16"),
+)
 INPUTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 FLAGS = "-std=gnu++17 -O2 -shared -fPIC -fopenmp -pipe -Wno-psabi -fno-math-errno"
 
@@ -30,6 +36,8 @@ def isa_levels() -> list[int]:
     if platform.machine() != "x86_64":
         return [0]
     has = set(Path("/proc/cpuinfo").read_text().split())
+    if ctypes.CDLL(None).syscall(158, 0x1023, 18):  # arch_prctl: may tiles be used?
+        has.discard("amx_bf16")
     return [level for level, needs in enumerate(ISA_NEEDS) if has.issuperset(needs)]
 
 
@@ -44,6 +52,7 @@ COMBINATIONS = [(dtype, BEST) for dtype in INPUTS] + [
         (torch.float32, 1),
         (torch.float16, 1),
         (torch.bfloat16, 2),
+        (torch.bfloat16, 3),
     )
     if level in isa_levels() and level < BEST
 ]
