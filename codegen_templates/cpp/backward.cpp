@@ -103,6 +103,7 @@ struct Keys {
 static void strip_grads(Work& w, const Site& s, GradTile& g, const StripMask& mask, i64 i, i64 vectors, const Keys& t) {
   const BackwardArgs& a = w.a;
   i64 lo = mask.lo, n = mask.hi - lo, lanes = vectors * W;
+  for (i64 c = 0; c < vectors; c++) ask_for_tables(s, i + c * W, lo, n);
   gemm({t.k.p + lo * t.k.m, t.k.m, t.k.k, w.b_q + i, BM, w.b_s + lo * BM + i, BM, n, depth(a.D), lanes, false, nullptr, F(a.scale)});
   gemm({t.v.p + lo * t.v.m, t.v.m, t.v.k, w.b_do + i, BM, w.b_dp + lo * BM + i, BM, n, depth(a.Dv), lanes, false, nullptr, F(1)});
   for (i64 c = 0; c < vectors; c++) pair_rows(w, s, g, mask, i + c * W, c);
@@ -146,8 +147,8 @@ static void load_tile(Work& w, i64 b, i64 h, i64 q0, i64 n_q) {
     F lse = ((const F*)a.lse)[at + i];
     if (lse != -INF) w.b_lse[i] = lse;
   }
-  // Summed as gemm sums dP, step by step: where one key has all the weight, O is its V, and
-  // dP - delta is the 0 that it should be.
+  // Summed as gemm sums dP, step by step (but not as AMX's tiles do): where one key has all the
+  // weight, O is its V, and dP - delta is the 0 that it should be.
   for (i64 i = 0; i < n_q; i += W) {
     VF sum = {};
     for (i64 k = 0; k < depth(a.Dv); k++)

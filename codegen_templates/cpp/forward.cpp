@@ -72,6 +72,7 @@ static void attend_strip(Shared& shared, Work& w, const Site& s, const StripMask
   const ForwardArgs& a = shared.a;
   alignas(64) F b_s[BN * STRIP];  // [BN][STRIP]
   i64 lo = mask.lo, n = mask.hi - lo;
+  for (i64 c = 0; c < vectors; c++) ask_for_tables(s, i + c * W, lo, n);
   gemm({k.p + lo * k.m, k.m, k.k, w.b_q + i, BM, b_s + lo * STRIP, STRIP, n, depth(a.D), vectors * W, false, nullptr, F(a.scale)});
   for (i64 c = 0; c < vectors; c++) {
     i64 lane = i + c * W;

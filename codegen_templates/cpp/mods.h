@@ -6,6 +6,7 @@
 #define FLEX_MODS_H
 #include "args.h"
 #include "simd.h"
+#include "turned.h"
 
 struct Uniform;
 struct QValues;
@@ -59,6 +60,8 @@ static inline void kv_ranges(const Mods& a, const Uniform& u, i64 b, i64 h, i64 
 static inline VM mask_mod(const Site& s, i64 i, i64 j) { return splat<VM>(-1); }
 // `score` is scale * q.k, natural domain.
 static inline VF score_mod(const Site& s, i64 i, i64 j, VF score) { return score; }
+// Asks for what score_mod will read of tables for the rows of keys j .. j + n.
+FLEX_INLINE void ask_for_tables(const Site& s, i64 i, i64 j, i64 n) {}
 // Both mods' faults; the kernel itself leaves out pairs that the mask drops. `score` is the raw
 // scaled score (in tiles.cpp, which has none, 0).
 static inline VM fault(const Site& s, i64 i, i64 j, VF score) { return splat<VM>(0); }

@@ -7,6 +7,9 @@
 #define FLEX_KEY_LANES 0  // 1: lanes run over keys, and q_idx and kv_idx of the hooks are exchanged
 #endif
 
+// Rows of keys are left out in whole steps: blocks of fewer cost gemm.h more than they save.
+constexpr i64 KEY_STEP = FLEX_TILES ? 16 : ROWS == 8 ? 8 : 2;
+
 // The mask of one strip, asked before any score is computed.
 struct StripMask {
   VM keep[BN][2];
@@ -30,8 +33,8 @@ struct StripMask {
       }
     }
     needed = !all(every);
-    lo -= lo % Mac::DEPTH;  // whole steps of k
-    hi = least(n, round_up(hi, Mac::DEPTH));
+    lo -= lo % KEY_STEP;
+    hi = least(n, round_up(hi, KEY_STEP));
   }
   void keep_all(i64 n) { lo = 0, hi = n, needed = false; }
 };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from flexattn.ir.nodes import BOOL, FLOATS, I32, I64, Apply, Const, DType, Input, Load, Node, walk
 from flexattn.lowering.layout import Layout
@@ -37,6 +38,7 @@ VECTOR = Place(
     {"b": "s.b", "h": "s.h", "kv_idx": "(s.kv0 + j)", "score": "score", "grad": "grad"},
     lanes=True,
 )
+_Dims: TypeAlias = list[tuple[int, Node]]
 _LANE_INPUTS = frozenset({"q_idx", "score", "grad"})
 
 
@@ -185,36 +187,53 @@ class Emitter:
             return self.statement(scalar, f"{base}[{at}] != 0")
         return self.statement(scalar, f"widen<{scalar}>({base}[{at}])")
 
+    def ask(self, node: Load) -> None:
+        """Statements that ask for the elements of ``n`` keys from ``j`` on of a turned table."""
+        base, keys, lanes = self._parts(node)
+        if turned := self._turned(node, keys, lanes):
+            self.lines.append(f"if ({turned[0]}) ask_for_rows({base}, {turned[1]}, n);")
+
     def _vector_load(self, node: Load) -> str:
-        layout, capture, place = self.layout, node.capture, self.place
-        dims = list(enumerate(node.indices))
-        reach = {index: reaches(index) for _, index in dims}
-        head = [(dim, index) for dim, index in dims if not reach[index]]
-        keys = [(dim, index) for dim, index in dims if reach[index] and not self._varies[index]]
-        lanes = [(dim, index) for dim, index in dims if self._varies[index]]
-        base = place.uniform + layout.address(capture, head)
-        if keys:
-            at = self.offset(keys, lambda dim: layout.stride(capture, dim))
-            base = self.statement(f"const {layout.element(capture)}*", f"{base} + {at}")
+        layout, place = self.layout, self.place
+        base, keys, lanes = self._parts(node)
         narrow = all(index.dtype == I32 for _, index in lanes)
         far = self._gather(node, base, self._lane_offsets(node, lanes, I64))
         name, vector = self.fresh(), VECTOR_TYPES[node.dtype]
         branches = []
-        run = self._run(node, base, lanes)
-        if run:
-            branches.append((run[0], run[1]))
+        if run := self._run(node, base, lanes):
+            branches.append(run)
+        if turned := self._turned(node, keys, lanes):
+            row = f"{place.kv}{layout.blocks(node)}.row({base}, {turned[1]}, i, j)"
+            text = f"to_mask((VM){row} != 0)" if node.dtype == BOOL else f"({vector}){row}"
+            branches.append((turned[0], text))
         if narrow:
             near = self._gather(node, base, self._lane_offsets(node, lanes, I32))
-            branches.append((f"__builtin_expect(!{place.uniform}{layout.far(capture)}, 1)", near))
+            branches.append(
+                (f"__builtin_expect(!{place.uniform}{layout.far(node.capture)}, 1)", near)
+            )
         self.lines.append(f"{vector} {name};")
         for condition, text in branches:
             self.lines.append(f"if ({condition}) {name} = {text}; else")
         self.lines.append(f"{name} = {far};")
         return name
 
-    def _run(
-        self, node: Load, base: str, lanes: Sequence[tuple[int, Node]]
-    ) -> tuple[str, str] | None:
+    def _parts(self, node: Load) -> tuple[str, _Dims, _Dims]:
+        """The address with all indices applied but the lanes', the keys' indices, the lanes'."""
+        layout, capture = self.layout, node.capture
+        dims = list(enumerate(node.indices))
+        reach = {index: reaches(index) for _, index in dims}
+        for _, index in dims:
+            self.value(index)
+        head = [(dim, index) for dim, index in dims if not reach[index]]
+        keys = [(dim, index) for dim, index in dims if reach[index] and not self._varies[index]]
+        lanes = [(dim, index) for dim, index in dims if self._varies[index]]
+        base = self.place.uniform + layout.address(capture, head)
+        if keys:
+            at = self.offset(keys, lambda dim: layout.stride(capture, dim))
+            base = self.statement(f"const {layout.element(capture)}*", f"{base} + {at}")
+        return base, keys, lanes
+
+    def _run(self, node: Load, base: str, lanes: _Dims) -> tuple[str, str] | None:
         """Condition and text of a plain vector load: neighbouring queries read neighbours.
 
         Of ``q_idx`` plus or minus what is the same in all lanes; or of that minus ``q_idx``, which
@@ -239,6 +258,27 @@ class Emitter:
         text = text if sign > 0 else f"reverse_lanes({text})"
         return f"{stride} == 1 && s.q0 + i + W - 1 <= s.q_last", text
 
+    def _turned(self, node: Load, keys: _Dims, lanes: _Dims) -> tuple[str, str] | None:
+        """Condition and lanes' offsets where keys read neighbours, and queries other rows.
+
+        Of one dimension indexed by ``kv_idx`` plus what is the same for all pairs of the tile, and
+        others that depend on the query alone.
+        """
+        layout, uniform = self.layout, self.place.uniform
+        storage, compute = layout.hooks.captures[node.capture].dtype, layout.hooks.compute
+        if _TURNED[compute].get(storage) != node.dtype or len(keys) != 1:
+            return None
+        (dim, index), *_ = keys
+        if not _is_key(index, layout) or any(reaches(lane) != {"q"} for _, lane in lanes):
+            return None
+        first = f"i64({self.value(index)}) - j % W"
+        stride, size = layout.stride(node.capture, dim), layout.size(node.capture, dim)
+        condition = f"{uniform}{stride} == 1 && {first} >= 0 && {first} + W <= {uniform}{size}"
+        if any(lane.dtype != I32 for _, lane in lanes):
+            return condition, self._lane_offsets(node, lanes, I64)
+        condition += f" && !{uniform}{layout.far(node.capture)}"
+        return condition, self._lane_offsets(node, lanes, I32)
+
     def _line(self, index: Node) -> tuple[int, list[tuple[int, Node]]] | None:
         """``index`` as ±q_idx and signed terms without lanes; None where it is no such sum."""
         match index:
@@ -257,7 +297,7 @@ class Emitter:
                 return line and (-line[0], [(-s, n) for s, n in line[1]])
         return None
 
-    def _lane_offsets(self, node: Load, lanes: Sequence[tuple[int, Node]], dtype: DType) -> str:
+    def _lane_offsets(self, node: Load, lanes: _Dims, dtype: DType) -> str:
         layout, capture = self.layout, node.capture
         vector = VECTOR_TYPES[dtype]
         alone = [(dim, index) for dim, index in lanes if reaches(index) == {"q"}]
@@ -278,6 +318,29 @@ class Emitter:
         if node.dtype == BOOL:
             return f"to_mask(gather<VI>({base}, {offsets}) != 0)"
         return f"gather<{VECTOR_TYPES[node.dtype]}>({base}, {offsets})"
+
+
+# Storage of tables that turned.h reads, and as what, by compute dtype: one lane of a VF each.
+_TURNED: dict[str, dict[str, DType]] = {
+    "f32": {"f32": "f32", "bf16": "f32", "f16": "f32", "i32": I32, "bool": BOOL},
+    "f64": {"f64": "f64"},
+}
+
+
+def _is_key(index: Node, layout: Layout) -> bool:
+    """Whether ``index`` is ``kv_idx``, plus or minus what does not depend on the pair."""
+    match index:
+        case Input(name) if name.startswith("kv:"):
+            return _is_key(layout.hooks.kv[int(name[3:])], layout)
+        case Input("kv_idx"):
+            return True
+        case Apply("add", (a, b)):
+            return (_is_key(a, layout) and not reaches(b)) or (
+                _is_key(b, layout) and not reaches(a)
+            )
+        case Apply("sub", (a, b)):
+            return _is_key(a, layout) and not reaches(b)
+    return False
 
 
 def reaches(root: Node) -> frozenset[str]:

@@ -198,6 +198,11 @@ def _collect_tile(
     code.begin.append(f"__builtin_memset(g.acc{n}, 0, sizeof g.acc{n});")
     emitter.lines.append(f"store_lanes(g.acc{n} + j * BM + i, {value});")
     at = f"(s.q0 + i) * {steps['q_idx']} + s.kv0 * {steps['kv_idx']}"
+    if steps["kv_idx"] == "1":
+        step, rows = steps["q_idx"], "least(BM, s.q_last - s.q0 + 1)"
+        to = f"g.p{n} + s.q0 * {step} + s.kv0"
+        code.flush_kv.append(f"add_turned({to}, {step}, g.acc{n}, {rows}, n);")
+        return
     code.flush_kv += [
         "for (i64 i = 0; i < BM && s.q0 + i <= s.q_last; i++) {",
         f"  F* row = g.p{n} + {at};",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flexattn.ir.hooks import Hooks
-from flexattn.ir.nodes import I64, Node
+from flexattn.ir.nodes import I64, Load, Node
 from flexattn.lowering.spellings import CAPTURE_TYPES
 
 
@@ -25,12 +25,14 @@ class Layout:
             address with the indices that are the same for the whole head applied.
         offsets: Fields of QValues, (capture, dimensions and indices) → name: the offset in
             elements that the query contributes.
+        turned: Fields of KVValues, load → name: the blocks of a table that are read along its rows.
     """
 
     hooks: Hooks
     first: dict[str, tuple[str, str]] = field(default_factory=dict)
     addresses: dict[tuple[object, ...], str] = field(default_factory=dict)
     offsets: dict[tuple[object, ...], str] = field(default_factory=dict)
+    turned: dict[Load, str] = field(default_factory=dict)
 
     def number(self, position: int) -> str:
         """Field holding lifted number ``position`` of the program."""
@@ -74,6 +76,10 @@ class Layout:
     def offset(self, capture: int, dims: Sequence[tuple[int, Node]], dtype: str) -> str:
         """Field of QValues holding the offset that indices depending on the query make."""
         return self.offsets.setdefault((dtype, capture, *dims), f"o{len(self.offsets)}")
+
+    def blocks(self, load: Load) -> str:
+        """Field of KVValues holding turned blocks of a table."""
+        return self.turned.setdefault(load, f"t{len(self.turned)}")
 
     def element(self, capture: int) -> str:
         """C++ type of a capture's elements."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flexattn.ir.hooks import Hooks
-from flexattn.ir.nodes import I32, Node
+from flexattn.ir.nodes import I32, Node, walk
 from flexattn.ir.program import Piece
 from flexattn.lowering.emit import VECTOR, Emitter, Place
 from flexattn.lowering.gradients import GradientCode, lower_gradients
@@ -35,6 +35,7 @@ def lower_hooks(hooks: Hooks) -> str:
     score = ("VF score_mod(const Site& s, i64 i, i64 j, VF score)", hooks.score, "score")
     fault = ("VM fault(const Site& s, i64 i, i64 j, VF score)", hooks.fault, "splat<VM>(0)")
     functions = [_vector_hook(layout, *row) for row in (mask, score, fault)]
+    functions.append(_ask_for_tables(layout))
     functions += [_kv_ranges(layout), *_gradient_parts(lower_gradients(layout))]
     return "\n".join([*_flags(hooks), assemble(layout, functions)])
 
@@ -51,6 +52,7 @@ def assemble(layout: Layout, functions: Sequence[str]) -> str:
     kv_fields = [
         (f"kv_{n}[BN]", STORED_TYPES[node.dtype]) for n, node in enumerate(layout.hooks.kv)
     ]
+    kv_fields += [(name, "mutable Turned") for name in layout.turned.values()]
     parts = [
         _FAR if any(name.startswith("far") for name in layout.first) else "",
         _struct("Uniform", _uniform_fields(layout)),
@@ -143,7 +145,10 @@ def _hoist_kv(layout: Layout) -> str:
         "static void hoist_kv(const Mods& a, const Uniform& u, i64 b, i64 h, i64 kv0, i64 n,"
         " KVValues& kvv)"
     )
-    return _function(head, emitter.lines, loop="for (i64 j = 0; j < n; j++) {")
+    body = [f"kvv.{name}.clear();" for name in layout.turned.values()]
+    if emitter.lines:
+        body += ["for (i64 j = 0; j < n; j++) {", *(f"  {line}" for line in emitter.lines), "}"]
+    return _function(head, body)
 
 
 def _vector_hook(
@@ -155,6 +160,16 @@ def _vector_hook(
     emitter = Emitter(layout, VECTOR)
     result = identity if root is None else emitter.vector(root)
     return _function(f"static inline {head}", [*emitter.lines, f"return {result};"])
+
+
+def _ask_for_tables(layout: Layout) -> str:
+    emitter = Emitter(layout, VECTOR)
+    root = layout.hooks.score
+    for node in [] if root is None else walk(root):
+        if node in layout.turned:
+            emitter.ask(node)
+    head = "FLEX_INLINE void ask_for_tables(const Site& s, i64 i, i64 j, i64 n)"
+    return _function(head, emitter.lines)
 
 
 def _row_pieces(hooks: Hooks) -> tuple[Piece, ...]:

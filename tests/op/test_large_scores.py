@@ -7,6 +7,7 @@ import torch
 from dense_attention import assert_close_enough, dense_attention, gradients
 
 from flexattn import AuxRequest, flex_attention
+from flexattn.kernel.isa import host
 
 BACKENDS = ("eager", "cpp")
 
@@ -76,6 +77,8 @@ def test_one_visible_key_has_no_gradient_through_its_weight(keys: int, dtype: to
     mask_mod = None if keys == 1 else lambda b, h, q_idx, kv_idx: q_idx == kv_idx
     out = flex_attention(q, k, v, mask_mod=mask_mod, backend="cpp")
     grads = torch.autograd.grad(out, (q, k, v), torch.randn_like(out))
-    assert not grads[0].any()
-    assert not grads[1].any()
+    # Tiles add products in an order of their own, so that one sum may differ from itself.
+    rounding = 1e-5 if dtype == torch.bfloat16 and host().name == "amx" else 0.0
+    assert grads[0].abs().max() <= rounding
+    assert grads[1].abs().max() <= rounding
     assert grads[2].any()

@@ -113,6 +113,7 @@ DEFAULTS = (
         "kv_ranges(",
         "static void kv_ranges(const Mods&, const Uniform&, i64, i64, i64, i64*, i64*) {}",
     ),
+    ("ask_for_tables(", "static void ask_for_tables(const Site&, i64, i64, i64) {}"),
     ("VM mask_mod(", "static VM mask_mod(const Site&, i64, i64) { return splat<VM>(-1); }"),
     ("VF score_mod(", "static VF score_mod(const Site&, i64, i64, VF score) { return score; }"),
     ("VM fault(", "static VM fault(const Site&, i64, i64, VF) { return splat<VM>(0); }"),
