@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from flexattn.ir.nodes import Input, walk
+from flexattn.kernel.isa import ISAS, host
+from flexattn.op.capture_grads import CPUS
 from flexattn.op.request import Call
 
 FEW_QUERIES = 16
+FEW_BESIDE_TILES = 8  # from more on, tiles of bf16 products are faster although keys are read again
 LEAST_KEYS = 256  # fewer are read from a cache however they are read
 ITEMS = 64  # parts are made until a call has so many; more threads would find nothing to do
 KEYS_PER_PART = 1024
@@ -23,10 +28,21 @@ def may_pack(call: Call) -> bool:
 def is_decoding(call: Call) -> bool:
     """Whether the CPU's decode kernel takes the call: few queries, of one row of blocks."""
     queries, keys = call.query.shape[2], call.key.shape[2]
-    if not 0 < queries <= FEW_QUERIES or keys < max(LEAST_KEYS, 4 * queries):
+    few = FEW_BESIDE_TILES if _has_tiles(call) else FEW_QUERIES
+    if not 0 < queries <= few or keys < max(LEAST_KEYS, 4 * queries):
         return False
     listed = bool(call.tables) or call.bound.variant.program.ranges is not None
     return not listed or queries <= call.block[0]
+
+
+def _has_tiles(call: Call) -> bool:
+    """Whether products are done by tiles, and by enough heads to busy the machine."""
+    batch, heads = call.query.shape[:2]
+    return (
+        call.query.dtype == torch.bfloat16
+        and batch * heads >= CPUS
+        and host().level >= ISAS["amx"].level
+    )
 
 
 def sharing(call: Call) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from dense_attention import dense_attention
 
 from flexattn import clear_cache, create_block_mask, errors, flex_attention
 from flexattn.kernel.isa import ISAS, host
-from flexattn.op import cpp
+from flexattn.op import cpp, decoding
+from flexattn.op.decoding import FEW_BESIDE_TILES
 
 HERE = [name for name, isa in ISAS.items() if isa.level <= host().level]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3, torch.float64: 1e-11}
@@ -79,6 +80,8 @@ def test_dense_float64(
     monkeypatch.setenv("FLEXATTN_ISA", isa)
     clear_cache()
     for shape in SHAPES:
+        if isa == "amx" and dtype == torch.bfloat16 and shape[0] > FEW_BESIDE_TILES:
+            continue  # the next test's
         tensors = inputs(shape, dtype)
         chosen = mods(*shape[:2])
         if isa != HERE[-1]:
@@ -98,6 +101,20 @@ def test_dense_float64(
             if kept.any():
                 assert (aux.double() - lse)[kept].abs().max() < 4 * limit, (shape, name)
     assert set(kernels) == {"decode"}
+
+
+@pytest.mark.parametrize("level", ["amx", "avx512bf16"])
+def test_tiles_take_what_fills_them(
+    level: str, monkeypatch: pytest.MonkeyPatch, kernels: list[str]
+) -> None:
+    """What follows is only which kernel is asked for: this CPU may have neither level."""
+    monkeypatch.setattr(decoding, "host", lambda: ISAS[level])
+    monkeypatch.setattr(decoding, "CPUS", 4)
+    clear_cache()
+    for queries in (FEW_BESIDE_TILES, FEW_BESIDE_TILES + 1):
+        for heads in (3, 4):
+            flex_attention(*inputs((queries, 300, heads, heads, 8, 8), torch.bfloat16, batch=1))
+    assert kernels == ["decode", "decode", "decode", "forward" if level == "amx" else "decode"]
 
 
 def test_what_lies_behind_a_cache_is_not_read() -> None:
