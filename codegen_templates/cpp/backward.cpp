@@ -257,6 +257,7 @@ static void reduce(Shared& shared) {
   while ((part = __atomic_fetch_add(&shared.next_part, 1, __ATOMIC_RELAXED)) < shared.sums.parts()) shared.sums.reduce(part);
 }
 
+#if FLEX_PART != 1
 // 0: done, 2: out of memory.
 extern "C" int flexattn_backward(const BackwardArgs* args) {
   const BackwardArgs& a = *args;
@@ -278,3 +279,4 @@ extern "C" int flexattn_backward(const BackwardArgs* args) {
   }
   return shared.out_of_memory ? 2 : 0;
 }
+#endif

@@ -28,6 +28,20 @@ FLEX_INLINE VF read(const F* p, i64 count) {
   return sum;
 }
 
+#if FLEX_TILES
+// Products of whole tiles, four to a round.
+extern "C" double flexattn_multiply_adds(i64 rounds, i64 threads, F* sink) {
+#pragma omp parallel num_threads(threads)
+  {
+    Tiles tiles;
+    tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+    tile_zero<4>(), tile_zero<5>(), tile_zero<6>(), tile_zero<7>();
+    for (i64 r = 0; r < rounds; r++)
+      tile_product<0, 4, 6>(), tile_product<1, 4, 7>(), tile_product<2, 5, 6>(), tile_product<3, 5, 7>();
+  }
+  return 4.0 * 2 * SIDE * SIDE * SIDE * Mac::DEPTH * double(rounds) * double(threads);
+}
+#else
 // 16 multiply-adds a round on each of so many threads; the number of operations of all.
 extern "C" double flexattn_multiply_adds(i64 rounds, i64 threads, F* sink) {
 #pragma omp parallel num_threads(threads)
@@ -37,6 +51,7 @@ extern "C" double flexattn_multiply_adds(i64 rounds, i64 threads, F* sink) {
   }
   return 32.0 * W * Mac::DEPTH * double(rounds) * double(threads);
 }
+#endif
 
 // Every thread reads its share of p[count].
 extern "C" void flexattn_read(const F* p, i64 count, i64 threads, F* sink) {

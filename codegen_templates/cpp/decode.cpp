@@ -232,6 +232,7 @@ static void unite_rows(Shared& shared) {
   while ((row = __atomic_fetch_add(&shared.next_row, 1, __ATOMIC_RELAXED)) < count) unite(shared, row);
 }
 
+#if FLEX_PART != 1
 // 0: done, 1: done but a mod faulted (args.mods.fault says where), 2: out of memory.
 extern "C" int flexattn_decode(const DecodeArgs* args) {
   const DecodeArgs& a = *args;
@@ -258,3 +259,4 @@ extern "C" int flexattn_decode(const DecodeArgs* args) {
   __builtin_free(memory);
   return shared.out_of_memory ? 2 : shared.faults.found ? 1 : 0;
 }
+#endif

@@ -173,6 +173,7 @@ static void work(Shared& shared) {
   __builtin_free(memory);
 }
 
+#if FLEX_PART != 1
 // 0: done, 1: done but a mod faulted (args.mods.fault says where), 2: out of memory.
 extern "C" int flexattn_forward(const ForwardArgs* args) {
   const ForwardArgs& a = *args;
@@ -188,3 +189,4 @@ extern "C" int flexattn_forward(const ForwardArgs* args) {
   }
   return shared.out_of_memory ? 2 : shared.faults.found ? 1 : 0;
 }
+#endif

@@ -5,7 +5,7 @@
 // packing. B is a packed panel. Registers hold a block of ROWS x 2 vectors of C: with ROWS = 8
 // that is 16 accumulators, 2 vectors of B and a broadcast, so each step of k does 16
 // multiply-adds for 2 vector and 8 scalar loads, and the multiply-add unit is what limits. With 16
-// registers (before AVX512) ROWS = 6. Rows left over go 4, 2, 1 at a time; a single last vector
+// registers (before AVX512) ROWS = 6. Rows left over go 4 or 1 at a time; a single last vector
 // of lanes takes the same blocks one vector wide.
 // Accumulators are named members of a recursive struct, not an array: arrays end on the stack
 // whenever one loop over them is not unrolled. Each block is a function of its own (noinline):
@@ -17,7 +17,9 @@
 #include "amx.h"
 #endif
 
-#if FLEX_ISA >= 2 || defined(__aarch64__)
+#if FLEX_TILES
+constexpr int ROWS = 4;  // only for what is no whole tile
+#elif FLEX_ISA >= 2 || defined(__aarch64__)
 constexpr int ROWS = 8;
 #else
 constexpr int ROWS = 6;
@@ -90,6 +92,9 @@ struct Gemm {
   F scale;
 };
 
+FLEX_KIT void gemm(const Gemm& g);
+
+#if FLEX_PART != 2
 template <int R> struct Block {
   VF c0, c1;
   Block<R - 1> below;
@@ -142,9 +147,8 @@ template <int R, int C> static __attribute__((noinline)) void block(const Gemm& 
 template <int C> static void columns(const Gemm& g, i64 l) {
   i64 m = 0;
   for (; m + ROWS <= g.m; m += ROWS) block<ROWS, C>(g, m, l);
-  if (m + 4 <= g.m) block<4, C>(g, m, l), m += 4;
-  if (m + 2 <= g.m) block<2, C>(g, m, l), m += 2;
-  if (m < g.m) block<1, C>(g, m, l);
+  if (ROWS > 4 && m + 4 <= g.m) block<4, C>(g, m, l), m += 4;
+  for (; m < g.m; m++) block<1, C>(g, m, l);
 }
 
 static void vector_gemm(const Gemm& g) {
@@ -195,7 +199,8 @@ template <int C> static void tile_columns(const Gemm& g, i64 l) {
   if (m < g.m) tiles<1, C>(g, m, l);
 }
 
-static void gemm(Gemm g) {
+FLEX_KIT void gemm(const Gemm& whole) {
+  Gemm g = whole;
   i64 m = g.m / SIDE * SIDE, k = g.k / SIDE * SIDE;
   if (m == 0 || k == 0 || g.a_k != Mac::DEPTH) return vector_gemm(g);
   if (g.add) g.scale = 1;
@@ -216,6 +221,7 @@ static void gemm(Gemm g) {
   if (l < g.lanes) tile_columns<1>(g, l);
 }
 #else
-static void gemm(const Gemm& g) { vector_gemm(g); }
+FLEX_KIT void gemm(const Gemm& g) { vector_gemm(g); }
+#endif
 #endif
 #endif

@@ -17,6 +17,13 @@
 #endif
 #define FLEX_PAIRS (FLEX_INPUT == 1 && FLEX_ISA >= 3)  // products of bf16 pairs by vdpbf16ps
 #define FLEX_TILES (FLEX_INPUT == 1 && FLEX_ISA >= 4)  // and of whole tiles of them by tdpbf16ps
+// A kernel may be compiled as a whole, or as two parts at once, for speed: 1 the products and packing,
+// which know nothing of the mods, 2 all the rest.
+#if FLEX_PART
+#define FLEX_KIT __attribute__((visibility("hidden")))
+#else
+#define FLEX_KIT static
+#endif
 #define FLEX_MEMBER inline __attribute__((always_inline))
 #define FLEX_INLINE static FLEX_MEMBER
 

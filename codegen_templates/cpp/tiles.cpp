@@ -65,6 +65,7 @@ static void work(Shared& shared) {
   }
 }
 
+#if FLEX_PART != 1
 // 0: done, 1: done but the mask faulted (args.mods.fault says where).
 extern "C" int flexattn_tiles(const TilesArgs* args) {
   const TilesArgs& a = *args;
@@ -80,3 +81,4 @@ extern "C" int flexattn_tiles(const TilesArgs* args) {
   }
   return shared.faults.found ? 1 : 0;
 }
+#endif

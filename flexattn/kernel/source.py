@@ -24,7 +24,7 @@ from flexattn.ir.sites import Proof
 from flexattn.kernel import config, findings
 from flexattn.kernel import isa as isa_module
 from flexattn.kernel.isa import Isa
-from flexattn.kernel.spec import SPECS, KernelSpec
+from flexattn.kernel.spec import SPECS, TILES, KernelSpec
 from flexattn.lowering.to_cpp import lower_hooks
 from flexattn.passes.pipeline import build_hooks
 
@@ -61,6 +61,11 @@ class KernelSource:
     def flags(self) -> tuple[str, ...]:
         """Compiler options."""
         return config.compiler_flags(self.isa)
+
+    @property
+    def parts(self) -> int:
+        """Parts that may be compiled at the same time (``FLEX_PART`` in `simd.h`)."""
+        return 1 if self.spec is TILES else 2  # which has no products
 
     @functools.cached_property
     def hooks(self) -> Hooks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ def build(source: KernelSource, folder: Path) -> dict[str, Any]:
         folder / cache.LIBRARY,
         source.flags,
         keep=cache.failed_source(source.key),
+        parts=source.parts if (os.cpu_count() or 1) > 1 else 1,
     )
     return {
         **source.meta,

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,13 @@ def _words(named: str) -> list[str]:
 
 
 def compile_library(
-    compiler: Compiler, source: Path, library: Path, flags: Sequence[str], *, keep: Path
+    compiler: Compiler,
+    source: Path,
+    library: Path,
+    flags: Sequence[str],
+    *,
+    keep: Path,
+    parts: int = 1,
 ) -> None:
     """Compile ``source`` into the shared library ``library``.
 
@@ -82,13 +89,34 @@ def compile_library(
         library: Where the result goes.
         flags: Compiler options.
         keep: Where the source is left for the user to look at if the compiler refuses it.
+        parts: Into how many parts ``source`` falls by the macro FLEX_PART (1, 2, …), which are
+            compiled at the same time and then linked; 1 when it is compiled as a whole.
 
     Raises:
         CompilerFailedError: The compiler refused the file or died.
         CacheDirectoryError: The disk is full.
     """
-    command = [compiler.path, *compiler.options, *flags, "-o", str(library), str(source)]
+    run = functools.partial(_run, compiler, source, keep)
+    if parts == 1:
+        run([*flags, "-o", str(library), str(source)])
+    else:
+        objects = [library.with_suffix(f".{part}.o") for part in range(1, parts + 1)]
+        commands = [
+            [*flags, f"-DFLEX_PART={part}", "-c", "-o", str(made), str(source)]
+            for part, made in enumerate(objects, 1)
+        ]
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(run, commands))
+        run([*flags, "-o", str(library), *map(str, objects)])
+        for made in objects:
+            made.unlink()
+
+
+def _run(compiler: Compiler, source: Path, keep: Path, arguments: Sequence[str]) -> None:
+    """Run the compiler on ``source`` or what was made of it."""
+    command = [compiler.path, *compiler.options, *arguments]
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(source.parent)}
+    made = Path(command[command.index("-o", 1 + len(compiler.options)) + 1])
     try:
         done = subprocess.run(
             command,
@@ -112,7 +140,7 @@ def compile_library(
             why=f"{error.strerror or error}.",
             fix="point CXX or FLEXATTN_CXX to a working compiler.",
         ) from error
-    if done.returncode == 0 and library.is_file():
+    if done.returncode == 0 and made.is_file():
         return
     message = done.stderr.strip() or done.stdout.strip() or "it printed nothing"
     if "No space left on device" in message:

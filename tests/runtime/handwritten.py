@@ -37,6 +37,7 @@ class HandWritten:
     text: str = ECHO
     name: str = "echo"
     flags: tuple[str, ...] = ("-O1", "-shared", "-fPIC", "-fopenmp", "-nostartfiles")
+    parts: int = 1
     spec: KernelSpec = TILES
     program: Program = PROGRAM
     program_text: str = "the program"
