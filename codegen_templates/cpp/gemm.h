@@ -184,14 +184,15 @@ template <int R, int C> static __attribute__((noinline)) void tiles(const Gemm& 
   if (R > 1 && C > 1) tile_store<3>(&sums[SIDE][SIDE], sizeof sums[0]);
   VF alpha[C], scale = splat<VF>(g.scale);
   for (int c = 0; c < C; c++) alpha[c] = g.alpha ? load_lanes<VF>(g.alpha + l + c * W) : splat<VF>(F(1));
-  for (int r = 0; r < R * SIDE; r++) {
-    F* to = g.c + (m + r) * g.c_m + l;
-    for (int c = 0; c < C; c++) {
-      VF x = load_lanes<VF>(&sums[r][c * W]) * scale;
-      if (g.add) x += load_lanes<VF>(to + c * W) * alpha[c];
-      store_lanes(to + c * W, x);
-    }
-  }
+  F* to = g.c + m * g.c_m + l;
+  i64 c_m = g.c_m;
+  if (g.add)
+    for (int r = 0; r < R * SIDE; r++, to += c_m)
+      for (int c = 0; c < C; c++)
+        store_lanes(to + c * W, load_lanes<VF>(to + c * W) * alpha[c] + load_lanes<VF>(&sums[r][c * W]) * scale);
+  else
+    for (int r = 0; r < R * SIDE; r++, to += c_m)
+      for (int c = 0; c < C; c++) store_lanes(to + c * W, load_lanes<VF>(&sums[r][c * W]) * scale);
 }
 template <int C> static void tile_columns(const Gemm& g, i64 l) {
   i64 m = 0;
