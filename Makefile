@@ -78,7 +78,7 @@ types: $(READY)
 
 figures: $(READY)
 	mkdir -p docs/benchmarks
-	for suite in cpu-forward cpu-backward cpu-decode mods latency startup memory masks; do \
+	for suite in cpu-forward cpu-backward cpu-decode threads mods latency startup memory masks; do \
 		$(BIN)/python -m flexattn bench $$suite --output docs/benchmarks/$$suite.json || exit 1; \
 	done
 	$(BIN)/python docs/benchmarks/mask_recipes.py

@@ -59,9 +59,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Other suites stay as they are.
     """
-    if "ours_ms" in rows[0]:
+    if "tokens" in rows[0] and "ours_ms" in rows[0]:
         return [{name: row[name] for name in BUILDS} for row in rows if row["tokens"] in SHOWN]
-    if not {"S", "mask"} <= set(rows[0]):
+    if "direction" in rows[0] or not {"S", "mask"} <= set(rows[0]):
         return rows
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:

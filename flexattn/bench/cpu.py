@@ -1,4 +1,4 @@
-"""The suites cpu-forward, cpu-backward and cpu-decode: beside torch, under what the machine can."""
+"""The suites cpu-forward, cpu-backward, cpu-decode, threads: beside torch, under what CPUs can."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flexattn.bench.shapes import (
     name_of,
     ours,
     rates,
+    ratio,
     sdpa,
     torch_flex,
     train_step,
@@ -106,3 +107,33 @@ def _after_reading(read: Call, calls: dict[str, Call], rounds: int) -> dict[str,
         order |= {f"before {name}": read, name: call}
     times = alternate(order, rounds=rounds, at_least=0.0)
     return {name: times[name] for name in calls} | {"read": times["before ours"]}
+
+
+def threads(rounds: int, peers: bool, tick: Callable[[], None]) -> Iterator[Row]:
+    """One thread beside all of them: how many times faster the same call is."""
+    every = torch.get_num_threads()
+
+    def on(count: int, call: Call) -> Call:
+        def run() -> None:
+            torch.set_num_threads(count)
+            call()
+
+        return run
+
+    try:
+        for shape in (each for each in SHAPES if each.causal):
+            for train in (False, True):
+                tensors = inputs(shape, requires_grad=train)
+                call = ours(shape, *tensors)
+                if train:
+                    call = train_step(call, tensors, torch.randn_like(tensors[0]))
+                times = alternate({"one": on(1, call), "all": on(every, call)}, rounds=rounds)
+                yield shape.label | {
+                    "direction": "with backward" if train else "forward",
+                    "threads": every,
+                    "one_thread_ms": 1e3 * times["one"].median,
+                    "over_one_thread": ratio(times["one"], times["all"]),
+                }
+            tick()
+    finally:
+        torch.set_num_threads(every)

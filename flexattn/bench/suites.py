@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from flexattn.bench import mods
-from flexattn.bench.cpu import DECODES, cpu_backward, cpu_decode, cpu_forward
+from flexattn.bench.cpu import DECODES, cpu_backward, cpu_decode, cpu_forward, threads
 from flexattn.bench.masks import masks, steps
 from flexattn.bench.shapes import SHAPES, Row, Shape, causal, inputs, torch_flex
 from flexattn.bench.startup import memory, startup
@@ -42,6 +42,7 @@ SUITES = {
     "cpu-forward": (cpu_forward, len(SHAPES)),
     "cpu-backward": (cpu_backward, len(SHAPES)),
     "cpu-decode": (cpu_decode, len(DECODES)),
+    "threads": (threads, sum(shape.causal for shape in SHAPES)),
     "mods": (mods.mods, mods.steps()),
     "latency": (latency, 1),
     "masks": (masks, steps()),

@@ -61,6 +61,14 @@ def test_decoding_against_the_rate_of_reads(capsys: Any) -> None:
     assert all(row["ours_gbytes"] > 0 and "of_read" in row for row in rows)
 
 
+def test_one_thread_beside_all(capsys: Any) -> None:
+    before = torch.get_num_threads()
+    rows = rows_of(capsys, "threads")
+    assert [row["direction"] for row in rows] == ["forward", "with backward"]
+    assert all(row["one_thread_ms"] > 0 and row["threads"] == before for row in rows)
+    assert torch.get_num_threads() == before
+
+
 def test_mods_are_compared_with_the_plain_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(2, 128, 32, torch.float32, True)
     chosen = [*mods._with_mods(shape), *mods._sparse(Shape(2, 256, 32, torch.float32, True))]
