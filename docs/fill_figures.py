@@ -57,19 +57,31 @@ def title(suite: dict[str, Any]) -> str:
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Geometric means over the lengths of each (dtype, D, mask); of masks, some columns and rows.
 
-    Other suites stay as they are.
+    Of mods and threads too; other suites stay as they are.
     """
     if "tokens" in rows[0] and "ours_ms" in rows[0]:
         return [{name: row[name] for name in BUILDS} for row in rows if row["tokens"] in SHOWN]
-    if "direction" in rows[0] or not {"S", "mask"} <= set(rows[0]):
+    if "cost" in rows[0]:
+        return _means(rows, ("problem", "dtype"), ("cost",))
+    if "direction" in rows[0]:
+        return _means(rows, ("direction", "dtype"), ("over_one_thread",))
+    if not {"S", "mask"} <= set(rows[0]):
         return rows
+    columns = ("ours_gflops", *(n for n in rows[0] if n.startswith(("over_", "of_"))))
+    return _means(rows, ("dtype", "D", "mask"), columns)
+
+
+def _means(
+    rows: list[dict[str, Any]], same: tuple[str, ...], columns: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Geometric means of some columns over the rows that agree in others."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["dtype"], row["D"], row["mask"]), []).append(row)
+        groups.setdefault(tuple(row[name] for name in same), []).append(row)
     means = []
-    for (dtype, dim, mask), members in groups.items():
-        mean: dict[str, Any] = {"dtype": dtype, "D": dim, "mask": mask}
-        for name in ("ours_gflops", *(n for n in rows[0] if n.startswith(("over_", "of_")))):
+    for key, members in groups.items():
+        mean: dict[str, Any] = dict(zip(same, key, strict=True))
+        for name in columns:
             values = [row[name] for row in members if row[name] is not None]
             mean[name] = math.prod(values) ** (1 / len(values)) if values else None
         means.append(mean)
@@ -89,6 +101,7 @@ def page(folder: Path) -> str:
     """Every row of every suite."""
     parts = [f"{title(s)}\n\n{markdown(s['rows'])}" for s in suites(folder)]
     head = "# Measured figures\n\nRepeat with `make figures`; the JSON files hold the same rows.\n"
+    head += "Older ones, of two Zen 4 cores: [epyc-2026-11-20](epyc-2026-11-20).\n"
     return "\n".join([head, *parts])
 
 
