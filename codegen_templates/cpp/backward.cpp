@@ -44,12 +44,12 @@ struct Work {
 static void lay_out(Work& w, Arena& arena) {
   const BackwardArgs& a = w.a;
   i64 row = BM * sizeof(F);
-  arena.take(w.b_q, depth(a.D) * row);
-  arena.take(w.b_do, depth(a.Dv) * row);
-  arena.take(w.b_out, depth(a.Dv) * row);
+  arena.take(w.b_q, dim_depth(a.D) * row);
+  arena.take(w.b_do, dim_depth(a.Dv) * row);
+  arena.take(w.b_out, dim_depth(a.Dv) * row);
   arena.take(w.b_q_rows, round_up(a.D, W) * row);
   arena.take(w.b_do_rows, round_up(a.Dv, W) * row);
-  arena.take(w.b_dq, a.D * row);
+  arena.take(w.b_dq, dim_rows(a.D) * row);
   arena.take(w.b_s, BN * row);
   arena.take(w.b_dp, BN * row);
   arena.take(w.b_p16, FLEX_PAIRS ? BN * BM * 2 : 0);
@@ -104,13 +104,13 @@ static void strip_grads(Work& w, const Site& s, GradTile& g, const StripMask& ma
   const BackwardArgs& a = w.a;
   i64 lo = mask.lo, n = mask.hi - lo, lanes = vectors * W;
   for (i64 c = 0; c < vectors; c++) ask_for_tables(s, i + c * W, lo, n);
-  gemm({t.k.p + lo * t.k.m, t.k.m, t.k.k, w.b_q + i, BM, w.b_s + lo * BM + i, BM, n, depth(a.D), lanes, false, nullptr, F(a.scale)});
-  gemm({t.v.p + lo * t.v.m, t.v.m, t.v.k, w.b_do + i, BM, w.b_dp + lo * BM + i, BM, n, depth(a.Dv), lanes, false, nullptr, F(1)});
+  gemm({t.k.p + lo * t.k.m, t.k.m, t.k.k, w.b_q + i, BM, w.b_s + lo * BM + i, BM, n, dim_depth(a.D), lanes, false, nullptr, F(a.scale)});
+  gemm({t.v.p + lo * t.v.m, t.v.m, t.v.k, w.b_do + i, BM, w.b_dp + lo * BM + i, BM, n, dim_depth(a.Dv), lanes, false, nullptr, F(1)});
   for (i64 c = 0; c < vectors; c++) pair_rows(w, s, g, mask, i + c * W, c);
   if (!a.dq) return;
   bool& touched = w.touched[i / STRIP];
   i64 step = lo / Mac::DEPTH;
-  gemm({t.k_columns.p + step * t.k_columns.k, t.k_columns.m, t.k_columns.k, w.b_ds + step * BM + i, BM, w.b_dq + i, BM, a.D,
+  gemm({t.k_columns.p + step * t.k_columns.k, t.k_columns.m, t.k_columns.k, w.b_ds + step * BM + i, BM, w.b_dq + i, BM, dim_rows(a.D),
         depth(n), lanes, touched, nullptr, F(1)});
   touched = true;
 }

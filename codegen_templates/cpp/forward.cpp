@@ -24,8 +24,8 @@ struct Shared {
 
 // One thread's scratch for one tile of queries.
 struct Work {
-  F* b_q;       // Q^T, or pairs of it  [depth(D)][BM]
-  F* b_out;     // O^T                  [Dv][BM]
+  F* b_q;       // Q^T, or pairs of it  [dim_depth(D)][BM]
+  F* b_out;     // O^T                      [dim_rows(Dv)][BM]
   void* b_k;    // converted tile of K  [BN][D]
   void* b_v;    // converted tile of V  [BN][Dv]
   bool touched[BM / STRIP];  // whether b_out holds anything for the strip
@@ -73,7 +73,7 @@ static void attend_strip(Shared& shared, Work& w, const Site& s, const StripMask
   alignas(64) F b_s[BN * STRIP];  // [BN][STRIP]
   i64 lo = mask.lo, n = mask.hi - lo;
   for (i64 c = 0; c < vectors; c++) ask_for_tables(s, i + c * W, lo, n);
-  gemm({k.p + lo * k.m, k.m, k.k, w.b_q + i, BM, b_s + lo * STRIP, STRIP, n, depth(a.D), vectors * W, false, nullptr, F(a.scale)});
+  gemm({k.p + lo * k.m, k.m, k.k, w.b_q + i, BM, b_s + lo * STRIP, STRIP, n, dim_depth(a.D), vectors * W, false, nullptr, F(a.scale)});
   for (i64 c = 0; c < vectors; c++) {
     i64 lane = i + c * W;
     VF m_old = load_lanes<VF>(w.b_max + lane);
@@ -86,7 +86,7 @@ static void attend_strip(Shared& shared, Work& w, const Site& s, const StripMask
     store_lanes(w.b_max + lane, m);
   }
   bool& touched = w.touched[i / STRIP];
-  gemm({v.p + lo / Mac::DEPTH * v.k, v.m, v.k, b_s + lo * STRIP, STRIP * Mac::DEPTH, w.b_out + i, BM, a.Dv, depth(n),
+  gemm({v.p + lo / Mac::DEPTH * v.k, v.m, v.k, b_s + lo * STRIP, STRIP * Mac::DEPTH, w.b_out + i, BM, dim_rows(a.Dv), depth(n),
         vectors * W, touched, w.b_alpha + i, F(1)});
   touched = true;
 }
@@ -152,7 +152,7 @@ static void work(Shared& shared) {
   Tiles tiles;
 #endif
   Work w;
-  i64 q_bytes = depth(a.D) * BM * sizeof(F), out_bytes = a.Dv * BM * sizeof(F);
+  i64 q_bytes = dim_depth(a.D) * BM * sizeof(F), out_bytes = dim_rows(a.Dv) * BM * sizeof(F);
   i64 k_bytes = round_up(operand_bytes(a.D), 64), v_bytes = operand_bytes(a.Dv);
   char* memory = (char*)__builtin_malloc(q_bytes + out_bytes + k_bytes + v_bytes + 64);
   if (!memory) {

@@ -17,11 +17,15 @@ struct Arena {
   }
 };
 constexpr i64 depth(i64 k) { return (k + Mac::DEPTH - 1) / Mac::DEPTH; }  // steps for k elements
+// Of head dims, where tiles multiply: rounded up to whole ones, as steps that add zeros or as rows
+// of a product that nobody reads.
+constexpr i64 dim_depth(i64 d) { return FLEX_TILES ? (d + 31) / 32 * 16 : depth(d); }
+constexpr i64 dim_rows(i64 d) { return FLEX_TILES ? (d + 15) / 16 * 16 : d; }
 
 // A W x W block in place, by log2(W) rounds; all rows stay in registers.
 FLEX_KIT void transpose(VF (&block)[W]);
 
-// dst[depth(columns)][BM]: source rows become lanes; lanes beyond `rows` are zero up to a vector.
+// dst[dim_depth(columns)][BM]: source rows become lanes; lanes beyond `rows` are zero up to a vector.
 FLEX_KIT void pack_transposed(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, F* dst);
 
 // The way back: rows q of `out` from lanes of src[columns][BM], each lane times factor[lane];
@@ -55,8 +59,8 @@ struct Operand {
 // in place where its type and strides allow, else converted into `scratch`.
 #if FLEX_PAIRS
 static Operand rows_operand(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, void* scratch) {
-  if (column_stride == 1 && columns % 2 == 0) return {(const Element*)src, row_stride, 2};
-  i64 width = round_up(columns, 2);
+  i64 width = 2 * dim_depth(columns);
+  if (column_stride == 1 && columns == width) return {(const Element*)src, row_stride, 2};
   pack_column_pairs(src, row_stride, column_stride, rows, columns, (u16*)scratch, width);
   return {(const Element*)scratch, width, 2};
 }
@@ -101,7 +105,10 @@ static void pack_panel(const T* src, i64 row_stride, i64 column_stride, i64 rows
 }
 
 // Bytes of scratch either needs.
-constexpr i64 operand_bytes(i64 columns) { return FLEX_INPUT == 0 || FLEX_INPUT == 3 ? 0 : BN * (columns + 1) * i64(sizeof(F)); }
+constexpr i64 operand_bytes(i64 columns) {
+  if (FLEX_TILES) return BN * 2 * dim_depth(columns) * i64(sizeof(u16));
+  return FLEX_INPUT == 0 || FLEX_INPUT == 3 ? 0 : BN * (columns + 1) * i64(sizeof(F));
+}
 
 #if FLEX_PART != 2
 #include "pack_kit.h"

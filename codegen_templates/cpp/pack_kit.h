@@ -46,7 +46,7 @@ FLEX_INLINE VF pack_lanes(const T* p) { return load_wide(p); }
 #endif
 
 FLEX_KIT void pack_transposed(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, F* dst) {
-  i64 steps = depth(columns);
+  i64 steps = depth(columns), padded = dim_depth(columns);
   for (i64 r0 = 0; r0 < rows; r0 += W) {
     i64 n = least(W, rows - r0), d = 0;
     const T* p = src + r0 * row_stride;
@@ -59,6 +59,7 @@ FLEX_KIT void pack_transposed(const T* src, i64 row_stride, i64 column_stride, i
       }
     for (; d < steps; d++)
       for (int r = 0; r < W; r++) dst[d * BM + r0 + r] = r < n ? pack_one(p + r * row_stride, column_stride, d, columns) : F(0);
+    for (; d < padded; d++) store_lanes(dst + d * BM + r0, VF{});
   }
 }
 
@@ -117,8 +118,13 @@ FLEX_KIT void pack_row_pairs(const T* src, i64 row_stride, i64 column_stride, i6
 }
 
 FLEX_KIT void pack_column_pairs(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, u16* dst, i64 width) {
-  for (i64 r = 0; r < rows; r++)
-    for (i64 d = 0; d < width; d++) dst[r * width + d] = d < columns ? src[r * row_stride + d * column_stride].bits : 0;
+  for (i64 r = 0; r < rows; r++, dst += width) {
+    const T* p = src + r * row_stride;
+    if (column_stride == 1) __builtin_memcpy(dst, p, columns * sizeof(T));
+    else
+      for (i64 d = 0; d < columns; d++) dst[d] = p[d * column_stride].bits;
+    __builtin_memset(dst + columns, 0, (width - columns) * sizeof(T));
+  }
 }
 #endif
 

@@ -8,7 +8,7 @@
 #endif
 
 // Rows of keys are left out in whole steps: blocks of fewer cost gemm.h more than they save.
-constexpr i64 KEY_STEP = FLEX_TILES ? 16 : ROWS == 8 ? 8 : 2;
+constexpr i64 KEY_STEP = FLEX_TILES ? 32 : ROWS == 8 ? 8 : 2;
 
 // The mask of one strip, asked before any score is computed.
 struct StripMask {

@@ -86,6 +86,7 @@ class Source:
     spec: KernelSpec = TILES
     program_text: str = ""
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parts: int = 1
 
     @property
     def key(self) -> str:
