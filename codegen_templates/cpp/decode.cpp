@@ -105,19 +105,17 @@ static void attend_tile(Shared& shared, Work& w, i64 item, i64 b, i64 h0, i64 kv
   i64 h_kv = h0 / (a.Hq / a.Hkv), steps = dim_steps(a.D), rows = shared.rows;
   const T* p_k = (const T*)a.k + b * a.k_b + h_kv * a.k_h + kv0 * a.k_n;
   const T* p_v = (const T*)a.v + b * a.v_b + h_kv * a.v_h + kv0 * a.v_n;
-  if (a.k_d == 1) prefetch_rows(p_k + n * a.k_n, a.k_n, n, a.D);
-  if (a.v_d == 1) prefetch_rows(p_v + n * a.v_n, a.v_n, n, a.Dv);
   Rows k = rows_in(p_k, a.k_n, a.k_d, n, a.D, steps * DIM_STEP, w.b_k);
   by_rows(rows, [&](auto together, i64 r) {
     constexpr int R = together.value, TOGETHER = W / R;
-    i64 j = 0;
+    i64 j = 0, ahead = r || k.p != p_k ? 0 : n * k.stride;
     const F* q = w.b_q + r * steps * W;
     F* s = w.b_s + r * KEYS;
-    for (; j + TOGETHER <= n; j += TOGETHER) dots<R>(k.p + j * k.stride, k.stride, q, steps, F(a.scale), s + j, KEYS);
+    for (; j + TOGETHER <= n; j += TOGETHER) dots<R>(k.p + j * k.stride, k.stride, q, steps, F(a.scale), s + j, KEYS, ahead);
     if (j == n) return;
     __builtin_memset((void*)w.b_last, 0, TOGETHER * steps * DIM_STEP * sizeof(T));
     copy_rows(k.p + j * k.stride, k.stride, 1, n - j, steps * DIM_STEP, w.b_last, steps * DIM_STEP);
-    dots<R>(w.b_last, steps * DIM_STEP, q, steps, F(a.scale), s + j, KEYS);
+    dots<R>(w.b_last, steps * DIM_STEP, q, steps, F(a.scale), s + j, KEYS, 0);
   });
 
   QValues qv;    // of keys
@@ -140,8 +138,9 @@ static void attend_tile(Shared& shared, Work& w, i64 item, i64 b, i64 h0, i64 kv
   Rows v = rows_in(p_v + kept.lo * a.v_n, a.v_n, a.v_d, kept.hi - kept.lo, a.Dv, shared.width, w.b_v);
   F* b_out = shared.b_out + item * rows * shared.width;
   by_rows(rows, [&](auto together, i64 r) {
+    i64 ahead = r || v.p == w.b_v ? 0 : n * v.stride;
     sums_of_rows<together.value>(v.p, v.stride, kept.hi - kept.lo, w.b_s + r * KEYS + kept.lo, KEYS, w.b_alpha + r,
-                                 b_out + r * shared.width, shared.width);
+                                 b_out + r * shared.width, shared.width, ahead);
   });
 }
 

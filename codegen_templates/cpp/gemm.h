@@ -8,7 +8,8 @@
 // registers (before AVX512) ROWS = 6. Rows left over go 4 or 1 at a time; a single last vector
 // of lanes takes the same blocks one vector wide.
 // Accumulators are named members of a recursive struct, not an array: arrays end on the stack
-// whenever one loop over them is not unrolled. Each block is a function of its own (noinline):
+// whenever one loop over them is not unrolled. They start from zero, also where C is added to: a sum
+// over all keys then rounds once a tile, not once a key. Each block is a function of its own (noinline):
 // inlined into a caller with live registers, compilers spill the accumulators.
 #ifndef FLEX_GEMM_H
 #define FLEX_GEMM_H
@@ -98,10 +99,10 @@ FLEX_KIT void gemm(const Gemm& g);
 template <int R> struct Block {
   VF c0, c1;
   Block<R - 1> below;
-  template <int C> FLEX_MEMBER void start(const Gemm& g, const F* c, VF alpha0, VF alpha1) {
-    c0 = g.add ? load_lanes<VF>(c) * alpha0 : VF{};
-    if (C > 1) c1 = g.add ? load_lanes<VF>(c + W) * alpha1 : VF{};
-    below.template start<C>(g, c + g.c_m, alpha0, alpha1);
+  template <int C> FLEX_MEMBER void start() {
+    c0 = VF{};
+    if (C > 1) c1 = VF{};
+    below.template start<C>();
   }
   template <int C> FLEX_MEMBER void step(const Element* a, i64 a_m, VF b0, VF b1) {
     VF x = Mac::load_a(a);
@@ -109,16 +110,22 @@ template <int R> struct Block {
     if (C > 1) c1 = Mac::step(c1, x, b1);
     below.template step<C>(a + a_m, a_m, b0, b1);
   }
-  template <int C> FLEX_MEMBER void finish(F* c, i64 c_m, VF scale) {
+  template <int C> FLEX_MEMBER void set(F* c, i64 c_m, VF scale) {
     store_lanes(c, c0 * scale);
     if (C > 1) store_lanes(c + W, c1 * scale);
-    below.template finish<C>(c + c_m, c_m, scale);
+    below.template set<C>(c + c_m, c_m, scale);
+  }
+  template <int C> FLEX_MEMBER void add(F* c, i64 c_m, VF alpha0, VF alpha1) {
+    store_lanes(c, load_lanes<VF>(c) * alpha0 + c0);
+    if (C > 1) store_lanes(c + W, load_lanes<VF>(c + W) * alpha1 + c1);
+    below.template add<C>(c + c_m, c_m, alpha0, alpha1);
   }
 };
 template <> struct Block<0> {
-  template <int C> FLEX_MEMBER void start(const Gemm&, const F*, VF, VF) {}
+  template <int C> FLEX_MEMBER void start() {}
   template <int C> FLEX_MEMBER void step(const Element*, i64, VF, VF) {}
-  template <int C> FLEX_MEMBER void finish(F*, i64, VF) {}
+  template <int C> FLEX_MEMBER void set(F*, i64, VF) {}
+  template <int C> FLEX_MEMBER void add(F*, i64, VF, VF) {}
 };
 
 // Rows m .. m + R, lanes l .. l + C * W.
@@ -126,13 +133,8 @@ template <int R, int C> static __attribute__((noinline)) void block(const Gemm& 
   const Element* a = g.a + m * g.a_m;
   const F* b = g.b + l;
   F* c = g.c + m * g.c_m + l;
-  VF alpha0 = splat<VF>(F(1)), alpha1 = alpha0;
-  if (g.alpha) {
-    alpha0 = load_lanes<VF>(g.alpha + l);
-    if (C > 1) alpha1 = load_lanes<VF>(g.alpha + l + W);
-  }
   Block<R> acc;
-  acc.template start<C>(g, c, alpha0, alpha1);
+  acc.template start<C>();
   i64 a_m = g.a_m, a_k = g.a_k, b_k = g.b_k;
   for (i64 k = g.k; k > 0; k--) {
     VF b0 = load_lanes<VF>(b), b1 = b0;
@@ -141,7 +143,13 @@ template <int R, int C> static __attribute__((noinline)) void block(const Gemm& 
     a += a_k;
     b += b_k;
   }
-  acc.template finish<C>(c, g.c_m, splat<VF>(g.add ? F(1) : g.scale));
+  if (!g.add) return acc.template set<C>(c, g.c_m, splat<VF>(g.scale));
+  VF alpha0 = splat<VF>(F(1)), alpha1 = alpha0;
+  if (g.alpha) {
+    alpha0 = load_lanes<VF>(g.alpha + l);
+    if (C > 1) alpha1 = load_lanes<VF>(g.alpha + l + W);
+  }
+  acc.template add<C>(c, g.c_m, alpha0, alpha1);
 }
 
 template <int C> static void columns(const Gemm& g, i64 l) {

@@ -65,8 +65,17 @@ FLEX_INLINE VF key_lanes(const T* p) { return load_lanes<VF>((const F*)p); }
 FLEX_INLINE VF key_lanes(const T* p) { return load_wide(p); }
 #endif
 
-// s[r][j] = scale * (row r of q) . (key j) for W / R keys; rows of q hold steps vectors.
-template <int R> static __attribute__((noinline)) void dots(const T* k, i64 k_n, const F* q, i64 steps, F scale, F* s, i64 s_r) {
+// Asks for the line of p, if VECTOR vectors past the start of a line; it is read soon, so likely, and
+// beyond the end of memory nothing happens. Asked between products: a tile's lines all at once fill
+// the buffers of those underway, and then products run after memory's time instead of within it.
+template <int SIZE> FLEX_INLINE void ask(const T* p, int vector) {
+  if (vector * SIZE % 64 == 0) __builtin_prefetch(p, 0, 2);
+}
+
+// s[r][j] = scale * (row r of q) . (key j) for W / R keys; rows of q hold steps vectors. Asks for
+// keys `ahead` elements further on, if not 0.
+template <int R>
+static __attribute__((noinline)) void dots(const T* k, i64 k_n, const F* q, i64 steps, F scale, F* s, i64 s_r, i64 ahead) {
   constexpr int KEYS = W / R;
   VF c[W];
 #pragma GCC unroll 16
@@ -78,7 +87,9 @@ template <int R> static __attribute__((noinline)) void dots(const T* k, i64 k_n,
     for (int r = 0; r < R; r++) x[r] = load_lanes<VF>(q + r * q_r + d * W);
 #pragma GCC unroll 16
     for (int j = 0; j < KEYS; j++) {
-      VF y = key_lanes(k + j * k_n + d * DIM_STEP);
+      const T* p = k + j * k_n + d * DIM_STEP;
+      if (ahead) ask<DIM_STEP * sizeof(T)>(p + ahead, 0);
+      VF y = key_lanes(p);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) c[r * KEYS + j] = Mac::step(c[r * KEYS + j], y, x[r]);
     }
@@ -90,18 +101,20 @@ template <int R> static __attribute__((noinline)) void dots(const T* k, i64 k_n,
   for (int r = 0; r < R; r++) __builtin_memcpy(s + r * s_r, lanes + r * KEYS, KEYS * sizeof(F));
 }
 
-// o[r][.] = alpha[r] * o[r][.] + sum_j p[r][j] * (value j) for C vectors of head dims.
+// o[r][.] = alpha[r] * o[r][.] + sum_j p[r][j] * (value j) for C vectors of head dims; asks ahead likewise.
 template <int R, int C>
-static __attribute__((noinline)) void sums(const T* v, i64 v_n, i64 n, const F* p, i64 p_r, const F* alpha, F* o, i64 o_r) {
+static __attribute__((noinline)) void sums(const T* v, i64 v_n, i64 n, const F* p, i64 p_r, const F* alpha, F* o, i64 o_r, i64 ahead) {
   VF c[R * C];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-    for (int i = 0; i < C; i++) c[r * C + i] = load_lanes<VF>(o + r * o_r + i * W) * alpha[r];
+#pragma GCC unroll 16
+  for (VF& sum : c) sum = VF{};
   for (i64 j = 0; j < n; j++) {
     VF y[C];
 #pragma GCC unroll 4
-    for (int i = 0; i < C; i++) y[i] = load_wide(v + j * v_n + i * W);
+    for (int i = 0; i < C; i++) {
+      const T* at = v + j * v_n + i * W;
+      if (ahead) ask<W * sizeof(T)>(at + ahead, i);
+      y[i] = load_wide(at);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
       VF x = splat<VF>(p[r * p_r + j]);
@@ -112,13 +125,16 @@ static __attribute__((noinline)) void sums(const T* v, i64 v_n, i64 n, const F* 
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int i = 0; i < C; i++) store_lanes(o + r * o_r + i * W, c[r * C + i]);
+    for (int i = 0; i < C; i++) {
+      F* to = o + r * o_r + i * W;
+      store_lanes(to, load_lanes<VF>(to) * alpha[r] + c[r * C + i]);
+    }
 }
 
-template <int R> static void sums_of_rows(const T* v, i64 v_n, i64 n, const F* p, i64 p_r, const F* alpha, F* o, i64 width) {
+template <int R> static void sums_of_rows(const T* v, i64 v_n, i64 n, const F* p, i64 p_r, const F* alpha, F* o, i64 width, i64 ahead) {
   i64 d = 0;
-  for (; d + 4 * W <= width; d += 4 * W) sums<R, 4>(v + d, v_n, n, p, p_r, alpha, o + d, width);
-  for (; d < width; d += W) sums<R, 1>(v + d, v_n, n, p, p_r, alpha, o + d, width);
+  for (; d + 4 * W <= width; d += 4 * W) sums<R, 4>(v + d, v_n, n, p, p_r, alpha, o + d, width, ahead);
+  for (; d < width; d += W) sums<R, 1>(v + d, v_n, n, p, p_r, alpha, o + d, width, ahead);
 }
 
 // f(Count<R>{}, r) for blocks of R rows from row r on that make up `rows`.
@@ -136,11 +152,6 @@ struct Rows {
   const T* p;
   i64 stride;
 };
-// Asks for rows that are likely to be read soon; beyond the end of memory it does nothing.
-static void prefetch_rows(const T* p, i64 stride, i64 rows, i64 columns) {
-  for (i64 r = 0; r < rows; r++)
-    for (i64 d = 0; d < columns; d += 64 / i64(sizeof(T))) __builtin_prefetch(p + r * stride + d, 0, 2);
-}
 static void copy_rows(const T* src, i64 row_stride, i64 column_stride, i64 rows, i64 columns, T* dst, i64 width) {
   for (i64 r = 0; r < rows; r++) {
     const T* p = src + r * row_stride;

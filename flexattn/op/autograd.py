@@ -14,7 +14,7 @@ from flexattn.op.request import Call, Outputs, Saved
 
 def attend(call: Call) -> Outputs:
     """``forward`` with a node that differentiates query, key, value and captured tensors."""
-    call.lse, wanted = True, call.lse
+    call.lse, call.differentiated, wanted = True, True, call.lse
     out, lse, top = _Attention.apply(call, call.query, call.key, call.value, *call.bound.captures)
     return out, lse if wanted else None, top
 

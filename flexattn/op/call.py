@@ -135,6 +135,7 @@ def _call(
         chosen["max"],
         chosen.get("deterministic", False),
         chosen["kernel"],
+        chosen.get("differentiated", False),
     )
 
 

@@ -169,7 +169,7 @@ def _plan_key(call: Call) -> tuple[Any, ...]:
     bound = call.bound
     key: tuple[Any, ...] = (
         q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, call.scale,
-        call.block,
+        call.block, call.differentiated,
     )  # fmt: skip
     for table in call.tables:
         key += (table.shape, table.stride())

@@ -26,10 +26,13 @@ def may_pack(call: Call) -> bool:
 
 
 def is_decoding(call: Call) -> bool:
-    """Whether the CPU's decode kernel takes the call: few queries, of one row of blocks."""
+    """Whether the CPU's decode kernel takes the call: few queries, of one row of blocks.
+
+    Its products are summed in another order than the backward's, so none follows.
+    """
     queries, keys = call.query.shape[2], call.key.shape[2]
     few = FEW_BESIDE_TILES if _has_tiles(call) else FEW_QUERIES
-    if not 0 < queries <= few or keys < max(LEAST_KEYS, 4 * queries):
+    if call.differentiated or not 0 < queries <= few or keys < max(LEAST_KEYS, 4 * queries):
         return False
     listed = bool(call.tables) or call.bound.variant.program.ranges is not None
     return not listed or queries <= call.block[0]

@@ -184,8 +184,10 @@ def _options(text: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _with_lse(text: str) -> str:
-    return json.dumps({**json.loads(text), "lse": True}, sort_keys=True, separators=(",", ":"))
+def _differentiated(text: str) -> str:
+    """``options`` of a forward whose backward follows and reads lse."""
+    options = {**json.loads(text), "lse": True, "differentiated": True}
+    return json.dumps(options, sort_keys=True, separators=(",", ":"))
 
 
 # Derivatives ----------------------------------------------------------------------------------
@@ -282,7 +284,7 @@ def _forward_autograd(
 ):  # type: ignore[no-untyped-def]
     tensors = (query, key, value, *captures)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        options = _with_lse(options)  # the backward reads it
+        options = _differentiated(options)
     with enable_single_level_autograd_function():
         return _Forward.apply(keyset, tables, program, ints, floats, scale, options, *tensors)
 

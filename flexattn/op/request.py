@@ -38,6 +38,9 @@ class Call:
         max_scores: Whether the row maxima are wanted.
         deterministic: Whether gradients of captured tensors must repeat bit by bit.
         kernel: Options of ``kernel_options`` that the backend reads, sorted by name.
+        differentiated: Whether a backward follows. It computes the scores again, and must find
+            those that ``lse`` was made of: a forward that sums products in another order, as
+            decoding kernels do, is then no choice.
     """
 
     query: Tensor
@@ -52,6 +55,7 @@ class Call:
     max_scores: bool
     deterministic: bool = False
     kernel: KernelOptions = ()
+    differentiated: bool = False
 
     def without_tensors(self) -> Call:
         """The same call on no tensors, for a node that saves those as autograd wants it."""
@@ -69,11 +73,12 @@ class Call:
             self.max_scores,
             self.deterministic,
             self.kernel,
+            self.differentiated,
         )
 
     def options(self) -> str:
         """What the torch operators carry as ``options``."""
-        flags = (self.lse, self.max_scores, self.deterministic)
+        flags = (self.lse, self.max_scores, self.deterministic, self.differentiated)
         return _options_text(self.backend, tuple(self.block), flags, self.kernel)
 
 
@@ -120,12 +125,14 @@ def as_gradient(grad: Tensor, tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _options_text(
-    backend: str, block: tuple[int, int], flags: tuple[bool, bool, bool], kernel: KernelOptions
+    backend: str, block: tuple[int, int], flags: tuple[bool, ...], kernel: KernelOptions
 ) -> str:
-    lse, max_scores, deterministic = flags
+    lse, max_scores, deterministic, differentiated = flags
     options: dict[str, Any] = {"backend": backend, "block": block, "lse": lse, "max": max_scores}
     if deterministic:
         options["deterministic"] = True
+    if differentiated:
+        options["differentiated"] = True
     if kernel:
         options["kernel"] = kernel
     return json.dumps(options, sort_keys=True, separators=(",", ":"))

@@ -186,3 +186,16 @@ def test_gradients_follow_the_forward() -> None:
     want, *_ = dense_attention(*doubles, mask_mod=mask_mod)
     for one, other in zip(got, torch.autograd.grad(want, doubles, pull.double()), strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e10])
+def test_weights_of_large_scores_add_up_to_one_again(scale: float, kernels: list[str]) -> None:
+    """Scores found by other sums than lse was made of are off by eps * score, in exponents."""
+    q, k, v = (t.requires_grad_() for t in inputs((3, 600, 2, 2, 64, 64), torch.float32))
+    pull = torch.randn_like(q)
+    for call in (flex_attention, torch.compile(flex_attention, backend="aot_eager")):
+        out = call(q, k, v, scale=100 * scale)
+        found = torch.autograd.grad(out, (q, k, v), pull)
+        assert all(grad.isfinite().all() for grad in found)
+        torch.testing.assert_close(found[2].sum(2), pull.sum(2), atol=1e-5, rtol=0)
+    assert set(kernels) == {"forward", "backward"}
