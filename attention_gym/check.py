@@ -17,7 +17,8 @@ from torch import Tensor
 import flexattn
 from attention_gym.elementwise import dense_attention
 from attention_gym.inputs import Problem, make_problem
-from attention_gym.recipe import Picture, Recipe, Sizes
+from attention_gym.recipe import Picture, Recipe, Reference, Sizes
+from attention_gym.reference import compare
 from flexattn import create_block_mask, flex_attention
 
 # (output, gradients): least error allowed, as a share of the largest reference value.
@@ -36,7 +37,7 @@ class Check:
     Attributes:
         recipe: Its name.
         backend: What computed.
-        what: ``picture 1``, ``out``, ``lse``, or ``grad`` and a tensor's name.
+        what: A reference, ``picture 1``, ``out``, ``lse``, or ``grad`` and a tensor's name.
         dtype: Of query, key and value.
         error: Largest absolute difference over the reference's largest magnitude.
         allowed: Its limit.
@@ -52,6 +53,26 @@ class Check:
     @property
     def passed(self) -> bool:
         return self.error <= self.allowed
+
+
+def check_reference(recipe: Recipe, reference: Reference) -> Check:
+    """The recipe's functions against a second definition, score by score."""
+    error = distance(*compare(recipe, reference))
+    return Check(recipe.name, "reference", reference.source, "float32", error, 1e-5)
+
+
+def share_proved(recipe: Recipe, sizes: Sizes, given: Mapping[str, Any]) -> float | None:
+    """The part of tiles of 16 × 16 pairs decided without evaluating them; None without a mask."""
+    problem = make_problem(recipe, sizes, given)
+    if problem.mask_mod is None:
+        return None
+    report = flexattn.explain(
+        problem.score_mod, problem.mask_mod, B=sizes.batch, H=sizes.heads, Hkv=sizes.kv_heads,
+        Q_LEN=sizes.q_len, KV_LEN=sizes.kv_len, D=sizes.head_dim, BLOCK_SIZE=16,
+    )  # fmt: skip
+    tiles = report.structure["tiles"]
+    evaluated = sum(row["tiles"] for row in tiles if row["stage"] == "evaluation")
+    return 1 - evaluated / max(1, sum(row["tiles"] for row in tiles))
 
 
 def check_picture(recipe: Recipe, number: int, backend: str) -> Check:
@@ -146,7 +167,8 @@ def check_graph(
     problem = make_problem(recipe, sizes, given, dtype=dtype)
     found = flexattn.verify(
         problem.score_mod, problem.mask_mod, B=sizes.batch, H=sizes.heads, Hkv=sizes.kv_heads,
-        Q_LEN=sizes.q_len, KV_LEN=sizes.kv_len, D=sizes.head_dim, dtype=dtype, backends=[backend],
+        Q_LEN=sizes.q_len, KV_LEN=sizes.kv_len, D=sizes.head_dim, Dv=sizes.v_dim, dtype=dtype,
+        backends=[backend],
     )  # fmt: skip
     name = str(dtype)[6:]
     return [

@@ -26,7 +26,7 @@ class Problem:
     Attributes:
         query: [B, Hq, Q_LEN, D].
         key: [B, Hkv, KV_LEN, D].
-        value: [B, Hkv, KV_LEN, D].
+        value: [B, Hkv, KV_LEN, Dv].
         captures: The captured tensors by name.
         given: Parameters and captures, as the recipe's factories take them.
         score_mod: Made with them.
@@ -95,13 +95,15 @@ def make_problem(
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(heads: int, length: int) -> Tensor:
-        shape = (sizes.batch, heads, length, sizes.head_dim)
+    def normal(heads: int, length: int, dim: int) -> Tensor:
+        shape = (sizes.batch, heads, length, dim)
         return torch.randn(shape, generator=generator).to(dtype)
 
-    query = normal(sizes.heads, sizes.q_len)
+    query = normal(sizes.heads, sizes.q_len, sizes.head_dim)
     if recipe.scale is not None:
         query = query / (recipe.scale * sizes.head_dim**0.5)
-    key, value = (normal(sizes.kv_heads, sizes.kv_len) for _ in range(2))
+    key, value = (
+        normal(sizes.kv_heads, sizes.kv_len, dim) for dim in (sizes.head_dim, sizes.v_dim)
+    )
     captures = recipe.make_captures(sizes, given)
     return assemble(recipe, query, key, value, captures=captures, given=given)

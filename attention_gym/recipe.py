@@ -18,6 +18,7 @@ FAMILIES = (
     "vision and video",
     "positional bias",
     "score rescaling",
+    "normalisers and sinks",
     "data-dependent sparsity",
     "systems",
     "science and tables",
@@ -46,7 +47,10 @@ class ScoreMod(Protocol):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of one attention call; ``kv_heads`` and ``kv_len`` of 0 mean "as the query's"."""
+    """Sizes of one attention call.
+
+    ``kv_heads`` and ``kv_len`` of 0 mean "as the query's", a ``v_dim`` of 0 "as ``head_dim``".
+    """
 
     batch: int = 1
     heads: int = 8
@@ -54,10 +58,16 @@ class Sizes:
     head_dim: int = 64
     kv_heads: int = 0
     kv_len: int = 0
+    v_dim: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "kv_len", self.kv_len or self.q_len)
+        object.__setattr__(self, "v_dim", self.v_dim or self.head_dim)
+
+
+# Odd lengths, and more queries per key head than one: what a recipe is checked at.
+ODD = Sizes(batch=2, heads=4, kv_heads=2, q_len=83, kv_len=101, head_dim=24)
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,28 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A second definition of a recipe that shares no code with it.
+
+    ``scores`` takes ``score``, raw scores [B, H, Q, KV], and by name whatever it needs of the
+    recipe's parameters and captured tensors; it returns the modified scores, -inf where dropped.
+    One that runs a model's own code puts the captured tensors into the model's weights.
+
+    Attributes:
+        source: ``dense formula``, or the name of the model code that is run, for example
+            ``transformers.models.t5.modeling_t5.T5Attention.compute_bias``.
+        scores: The definition.
+        given: Parameters it is for; those left out have the recipe's ``small`` values.
+        sizes: Sizes it is for; the recipe's ``fits``, or odd ones, if None.
+    """
+
+    source: str
+    scores: Callable[..., Tensor]
+    given: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sizes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One attention variant.
 
@@ -124,8 +156,11 @@ class Recipe:
         learned: Captured tensors that want a gradient.
         equivalents: The same thing under other names, and where it is one off.
         pictures: Hand-drawn cases.
+        references: Second definitions, which `verify` and the tests compare with.
         needs: Keys of `NEEDS`.
         sizes: A realistic size to run it at.
+        small: Parameters that show what the variant does within some dozens of tokens.
+        fits: Sizes at which it is drawn and checked with ``small``, where not any do.
         scale: Softmax scale, None for 1 / sqrt(head_dim).
         name: File name, filled in by discovery.
         summary: First line of the file's docstring, filled in by discovery.
@@ -142,8 +177,11 @@ class Recipe:
     learned: frozenset[str] = frozenset()
     equivalents: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    references: tuple[Reference, ...] = ()
     needs: frozenset[str] = frozenset()
     sizes: Sizes = Sizes()
+    small: Mapping[str, Any] = field(default_factory=dict)
+    fits: Sizes | None = None
     scale: float | None = None
     name: str = ""
     summary: str = ""

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from attention_gym.cli import browse, build, execute, figures, learn
+from attention_gym.cli import browse, build, execute, figures, learn, prove
 from attention_gym.errors import GymInputError, UnknownRecipeError
 from attention_gym.gallery import load, names
 from attention_gym.recipe import Recipe
@@ -38,7 +38,7 @@ def build_parser(recipe: Recipe | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (browse, execute, figures, build, learn):
+    for group in (browse, execute, prove, figures, build, learn):
         group.add_commands(commands, recipe)
     return parser
 

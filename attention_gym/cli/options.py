@@ -38,9 +38,13 @@ def new_command(
 
 
 def add_recipe(
-    parser: argparse.ArgumentParser, recipe: Recipe | None, *, optional: bool = False
+    parser: argparse.ArgumentParser,
+    recipe: Recipe | None,
+    *,
+    optional: bool = False,
+    small: bool = False,
 ) -> None:
-    """NAME, and the parameters of the recipe it names."""
+    """NAME, and the parameters of the recipe it names, small defaults if ``small``."""
     parser.add_argument(
         "name", metavar="NAME", nargs="?" if optional else None, help="file name of a recipe"
     )
@@ -50,16 +54,17 @@ def add_recipe(
     group = parser.add_argument_group(f"parameters of {recipe.name}")
     for name, parameter in recipe.options().items():
         flag, help = "--" + name.replace("_", "-"), recipe.parameters[name]
-        help = f"{help}, {parameter.default} if not given".replace("%", "%%")
+        default = recipe.small.get(name, parameter.default) if small else parameter.default
+        help = f"{help}, {default} if not given".replace("%", "%%")
         if parameter.annotation is bool:
             group.add_argument(
-                flag, dest=name, default=parameter.default, help=help,
+                flag, dest=name, default=default, help=help,
                 action=argparse.BooleanOptionalAction,
             )  # fmt: skip
         else:
             kind = parameter.annotation
             group.add_argument(
-                flag, dest=name, default=parameter.default, help=help, type=kind,
+                flag, dest=name, default=default, help=help, type=kind,
                 metavar=kind.__name__.upper(),
             )  # fmt: skip
 
@@ -78,6 +83,7 @@ SIZE_HELP = {
     "head_dim": "channels per head",
     "kv_heads": "key and value heads, as many as query heads if not given",
     "kv_len": "keys, as many as queries if not given",
+    "v_dim": "channels per head of values, as of queries if not given",
 }
 
 
@@ -100,7 +106,7 @@ def sizes(options: argparse.Namespace, base: Sizes) -> Sizes:
                 f"--{name.replace('_', '-')} is {value}.", fix="give a number above 0."
             )
     values = {f.name: getattr(base, f.name) for f in fields(Sizes)}
-    for follower, leader in (("kv_heads", "heads"), ("kv_len", "q_len")):
+    for follower, leader in (("kv_heads", "heads"), ("kv_len", "q_len"), ("v_dim", "head_dim")):
         if asked[leader] is not None and values[follower] == values[leader]:
             values[follower] = 0
     result = Sizes(**(values | {k: v for k, v in asked.items() if v is not None}))
