@@ -101,7 +101,11 @@ def page(folder: Path) -> str:
     """Every row of every suite."""
     parts = [f"{title(s)}\n\n{markdown(s['rows'])}" for s in suites(folder)]
     head = "# Measured figures\n\nRepeat with `make figures`; the JSON files hold the same rows.\n"
-    head += "Older ones, of two Zen 4 cores: [epyc-2026-11-20](epyc-2026-11-20).\n"
+    head += (
+        "The processor of these is a Zen 5. Of other machines: two cores of a Xeon with AMX "
+        "([xeon-2026-11-26](xeon-2026-11-26)), two Zen 4 cores with earlier kernels "
+        "([epyc-2026-11-20](epyc-2026-11-20)).\n"
+    )
     return "\n".join([head, *parts])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from flexattn import knobs
-from flexattn.bench import gpu, report, suites
+from flexattn.bench import charts, gpu, report, suites
 from flexattn.errors import ArgumentError, CompilerNotFoundError, FlexAttentionError
 from flexattn.kernel import isa
 from flexattn.kernel.triton_source import triton_version
@@ -80,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--clear", action="store_true", help="delete all kernels")
     command = add("bench", _bench, "measure this machine; ratios above 1 mean flexattn is faster")
     command.add_argument("suite", choices=[*suites.SUITES, "gpu"])
-    command.add_argument("--rounds", type=int, default=7, help="timings per contestant")
+    command.add_argument("--rounds", type=_rounds, default=7, help="timings per contestant (7)")
     command.add_argument("--no-peers", action="store_true", help="leave torch's compiled flex out")
-    command.add_argument("--output", type=pathlib.Path, help="also write the JSON here")
-    command.add_argument("--plot", type=pathlib.Path, help="write a bar chart (.png or .svg)")
+    command.add_argument("--output", type=_new_file, help="also write the JSON here")
+    command.add_argument("--plot", type=_new_chart, help="write a chart (.png or .svg)")
     _gpu_arguments(command.add_argument_group("the suite gpu"))
     return parser
 
@@ -121,6 +122,29 @@ def _head_dim(text: str) -> int | tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number, nor two such as 192,128"
         ) from None
+
+
+def _rounds(text: str) -> int:
+    """Two at least: one timing cannot say how noisy the machine is."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 2 or more")
+    return int(text)
+
+
+def _new_file(text: str) -> pathlib.Path:
+    """A file that can be written: found out before the measuring, which takes minutes."""
+    path = pathlib.Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}: make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return path
+
+
+def _new_chart(text: str) -> pathlib.Path:
+    if pathlib.Path(text).suffix not in charts.FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in neither of {', '.join(charts.FORMATS)}")
+    return _new_file(text)
 
 
 def find_mod(path: str) -> Callable[..., Any]:
@@ -237,6 +261,12 @@ def _cache(arguments: Any) -> int:
 
 def _bench(arguments: Any) -> int:
     if arguments.suite == "gpu":
+        if arguments.output or arguments.plot:
+            raise ArgumentError(
+                "bench gpu takes no --output and no --plot.",
+                why="it writes gpu.json and gpu.md into a folder, after each row.",
+                fix="name that folder with --out.",
+            )
         checks, peers = not arguments.no_checks, not arguments.no_peers
         chosen = (arguments.out, arguments.minutes, arguments.rehearse, arguments.only)
         return gpu.run(gpu.Plan(*chosen, checks=checks, peers=peers))
@@ -247,7 +277,7 @@ def _bench(arguments: Any) -> int:
     if arguments.output:
         arguments.output.write_text(text + "\n")
     if arguments.plot:
-        report.plot(arguments.suite, rows, arguments.plot)
+        charts.plot(arguments.suite, rows, arguments.plot)
     print(text) if arguments.json else report.print_table(arguments.suite, rows)
     return 0
 

@@ -76,7 +76,7 @@ def _folder(capsys):
 def test_bench_latency(capsys, tmp_path):
     output = tmp_path / "latency.json"
     code, said = run(
-        capsys, "bench", "latency", "--rounds", "1", "--no-peers", "--json", "--output", str(output)
+        capsys, "bench", "latency", "--rounds", "2", "--no-peers", "--json", "--output", str(output)
     )
     assert code == 0
     facts = json.loads(said.out)

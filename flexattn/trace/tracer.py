@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -241,11 +242,14 @@ def _check_signature(tape: Tape, error: TypeError) -> None:
     arguments = (
         "(b, h, q_idx, kv_idx)" if tape.mod_kind == "mask" else "(score, b, h, q_idx, kv_idx)"
     )
+    own = diagnose.mod_name(tape.fn)
+    plain = isinstance(tape.fn, FunctionType) and own.isidentifier()
+    name = own if plain else f"{tape.mod_kind}_mod"
     tape.fail(
         ModSignatureError,
         f"cannot be called with {arguments}: {error}.",
         why=f"a {tape.mod_kind}_mod is called with these arguments",
-        fix=f"define it as def {diagnose.mod_name(tape.fn)}{arguments}",
+        fix=f"define it as def {name}{arguments}",
         at=diagnose.definition(tape.fn),
     )
 

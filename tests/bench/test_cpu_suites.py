@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flexattn.__main__ import main
-from flexattn.bench import ceilings, cpu, mods, shapes, suites
+from flexattn.bench import ceilings, charts, cpu, mods, shapes, suites
 from flexattn.bench.shapes import Shape
 from flexattn.bench.timing import Timing
 
@@ -45,7 +45,7 @@ def test_rates_and_ceilings(suite: str, capsys: Any) -> None:
     assert {row["dtype"] for row in told} == {"bfloat16", "float32"} and "of_peak" in told[0]
 
 
-@pytest.mark.parametrize("suite", ["cpu-forward", "cpu-decode", "mods"])
+@pytest.mark.parametrize("suite", ["cpu-forward", "cpu-decode", "mods", "latency", "threads"])
 def test_a_picture(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = [mods.Problem("odd", Shape(2, 100, 32, torch.float32, True))]
     monkeypatch.setattr(mods, "problems", lambda dtype: odd)
@@ -53,6 +53,34 @@ def test_a_picture(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     options = ["--rounds", "2", "--no-peers", "--plot", str(path)]
     assert main(["bench", suite, *options]) == 0
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_suite_has_something_to_draw() -> None:
+    folder = FILL.parent / "benchmarks"
+    for suite in suites.SUITES:
+        row = json.loads((folder / f"{suite}.json").read_text())["rows"][0]
+        drawn = any(key == bar or key.endswith(f"_{bar}") for key in row for bar in charts.BARS)
+        assert drawn or "torch_ms" in row, suite
+
+
+def test_what_cannot_be_written_is_told_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(suites, "SUITES", {"latency": (None, 1)})  # measuring would raise
+    for options, says in (
+        (["--output", str(tmp_path / "no" / "a.json")], "there is no folder"),
+        (["--output", str(tmp_path)], "cannot be written"),
+        (["--plot", str(tmp_path / "a.bmp")], "ends in neither of .png, .svg"),
+        (["--plot", str(tmp_path / "no" / "a.png")], "there is no folder"),
+        (["--rounds", "1"], "not a whole number of 2 or more"),
+        (["--rounds", "-3"], "not a whole number of 2 or more"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["bench", "latency", *options])
+        assert stop.value.code == 2
+        assert says in capsys.readouterr().err
+    assert main(["bench", "gpu", "--plot", str(tmp_path / "a.png")]) == 1
+    assert "name that folder with --out" in capsys.readouterr().err
 
 
 def test_decoding_against_the_rate_of_reads(capsys: Any) -> None:
