@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from flexattn import BlockMask
+from attention_gym.recipe import Recipe, Sizes
+from flexattn import BlockMask, create_block_mask
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
 CLASSES = ("empty", "partial", "full")
+
+
+def recipe_mask(
+    recipe: Recipe, sizes: Sizes, given: Mapping[str, Any], *, block: int = 128
+) -> BlockMask | None:
+    """The mask of a recipe with its own captures; one for all heads and batch entries if alike."""
+    captures = recipe.make_captures(sizes, given)
+    _, mask_mod = recipe.mods({**given, **captures})
+    if mask_mod is None:
+        return None
+    varies = "bh" in recipe.needs
+    shape = (sizes.batch if varies else None, sizes.heads if varies else None)
+    return create_block_mask(
+        mask_mod, *shape, sizes.q_len, sizes.kv_len, device="cpu", BLOCK_SIZE=block
+    )
 
 
 def block_classes(mask: BlockMask) -> Tensor:

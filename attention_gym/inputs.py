@@ -105,5 +105,7 @@ def make_problem(
     key, value = (
         normal(sizes.kv_heads, sizes.kv_len, dim) for dim in (sizes.head_dim, sizes.v_dim)
     )
+    if recipe.value_in_key:
+        value = key.detach()[..., : sizes.v_dim]
     captures = recipe.make_captures(sizes, given)
     return assemble(recipe, query, key, value, captures=captures, given=given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, get_type_hints
 
 import torch
@@ -161,6 +161,9 @@ class Recipe:
         sizes: A realistic size to run it at.
         small: Parameters that show what the variant does within some dozens of tokens.
         fits: Sizes at which it is drawn and checked with ``small``, where not any do.
+        image: Names of the two parameters that give rows and columns of the picture the tokens
+            lie on, row by row; its neighbourhoods are then drawn there too.
+        value_in_key: Values are the first ``v_dim`` channels of the keys, in the same memory.
         scale: Softmax scale, None for 1 / sqrt(head_dim).
         name: File name, filled in by discovery.
         summary: First line of the file's docstring, filled in by discovery.
@@ -182,15 +185,23 @@ class Recipe:
     sizes: Sizes = Sizes()
     small: Mapping[str, Any] = field(default_factory=dict)
     fits: Sizes | None = None
+    image: tuple[str, str] | None = None
+    value_in_key: bool = False
     scale: float | None = None
     name: str = ""
     summary: str = ""
 
     @property
     def kind(self) -> str:
-        return {(True, False): "mask", (False, True): "score"}.get(
-            (self.mask is not None, self.score is not None), "mask and score"
-        )
+        parts = {"mask": self.mask, "score": self.score}
+        return " and ".join(name for name, f in parts.items() if f is not None) or "plain"
+
+    def drawn(self, *, q_len: int = 0, kv_len: int = 0, default: int) -> Sizes:
+        """Sizes at which it is drawn: those asked for, else `fits`, else ``default`` tokens."""
+        base = self.fits or Sizes(heads=self.sizes.heads, q_len=default)
+        if not (q_len or kv_len):
+            return base
+        return replace(base, q_len=q_len or base.q_len, kv_len=kv_len or q_len or base.kv_len)
 
     def factories(self) -> tuple[Callable[..., Any], ...]:
         return tuple(f for f in (self.mask, self.score, self.captures) if f is not None)
@@ -225,3 +236,9 @@ class Recipe:
             return {}
         wanted = inspect.signature(self.captures).parameters
         return self.captures(sizes, **{k: v for k, v in given.items() if k in wanted})
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from attention_gym.notebook import recipe_html  # it draws, which the form knows nothing of
+
+        return recipe_html(self)

@@ -7,12 +7,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from attention_gym.cli import browse, build, execute, figures, learn, prove
+from attention_gym.cli import (
+    begin,
+    browse,
+    build,
+    contrast,
+    execute,
+    figures,
+    learn,
+    measure,
+    prove,
+)
 from attention_gym.errors import GymInputError, UnknownRecipeError
 from attention_gym.gallery import load, names
 from attention_gym.recipe import Recipe
 from flexattn.errors import FlexAttentionError
 
+# Commands whose NAME decides what other options they have.
+ABOUT_ONE = {"show", "run", "verify", "plot", "explain", "compile", "bench"}
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXAMPLES = """\
@@ -38,7 +50,7 @@ def build_parser(recipe: Recipe | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (browse, execute, prove, figures, build, learn):
+    for group in (browse, execute, prove, figures, measure, contrast, build, begin, learn):
         group.add_commands(commands, recipe)
     return parser
 
@@ -49,7 +61,7 @@ def named_recipe(arguments: Sequence[str]) -> Recipe | None:
     Raises:
         UnknownRecipeError: The word after the command is no recipe and no option.
     """
-    if not arguments or arguments[0] not in {"show", "run", "verify", "plot", "explain", "compile"}:
+    if not arguments or arguments[0] not in ABOUT_ONE:
         return None
     for word in arguments[1:]:
         if word in names():

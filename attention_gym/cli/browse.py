@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
+from dataclasses import asdict, replace
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.text import Text
 
+from attention_gym.absent import ABSENT, WANTED
+from attention_gym.blocks import recipe_mask
 from attention_gym.cli.options import add_recipe, given, new_command
 from attention_gym.cli.report import console, emit
+from attention_gym.code import code
 from attention_gym.errors import GymInputError
 from attention_gym.gallery import load_all
 from attention_gym.picture import draw, recipe_scores
-from attention_gym.recipe import FAMILIES, NEEDS, Recipe, Sizes
+from attention_gym.recipe import FAMILIES, Recipe
 
 LIST_EXAMPLES = 'list\nlist --family "score rescaling"\nlist --model gemma --json'
 SHOW_EXAMPLES = "show sliding_window --window 4\nshow alibi --head 3 --size 8"
@@ -25,8 +30,11 @@ def add_commands(commands: Any, recipe: Recipe | None) -> None:
     parser = new_command(commands, "list", "list the recipes", list_recipes, LIST_EXAMPLES)
     parser.add_argument("--family", choices=FAMILIES, metavar="FAMILY", help="; ".join(FAMILIES))
     parser.add_argument("--model", help="only recipes of models whose name holds this")
-    needs = "; ".join(f"{key}: {meaning}" for key, meaning in NEEDS.items())
-    parser.add_argument("--needs", choices=NEEDS, help=needs)
+    needs = "; ".join(f"{key}: {meaning}" for key, meaning in WANTED.items())
+    parser.add_argument("--needs", choices=WANTED, metavar="NEED", help=needs)
+    parser.add_argument(
+        "--absent", action="store_true", help="list known variants without a recipe, and why"
+    )
     parser = new_command(
         commands,
         "show",
@@ -34,9 +42,9 @@ def add_commands(commands: Any, recipe: Recipe | None) -> None:
         show,
         SHOW_EXAMPLES,
     )
-    add_recipe(parser, recipe)
+    add_recipe(parser, recipe, small=True)
     parser.add_argument(
-        "--size", type=int, default=12, help="queries and keys drawn, 12 if not given"
+        "--size", type=int, help="queries and keys drawn; a size that fits if not given"
     )
     parser.add_argument("--head", type=int, default=0, help="head drawn, 0 if not given")
 
@@ -67,14 +75,49 @@ def describe(recipe: Recipe) -> dict[str, Any]:
 
 
 def list_recipes(options: argparse.Namespace) -> int:
-    rows = [
-        describe(recipe)
-        for recipe in load_all()
-        if options.family in (None, recipe.family)
+    if options.absent:
+        return list_absent(options)
+    rows = []
+    chosen = [recipe for recipe in load_all() if matches(recipe, options)]
+    err = Console(stderr=True)
+    for recipe in track(chosen, "list", console=err, transient=True, disable=not err.is_terminal):
+        mask = recipe_mask(recipe, recipe.sizes, {})
+        rows.append(
+            describe(recipe) | {"block_sparsity": None if mask is None else mask.sparsity()}
+        )
+    emit(
+        rows if options.json else [row | shares(row["block_sparsity"]) for row in rows],
+        as_json=options.json,
+        columns="name kind block_sparsity formula models",
+    )
+    return 0
+
+
+def matches(recipe: Recipe, options: argparse.Namespace) -> bool:
+    return (
+        options.family in (None, recipe.family)
         and (options.needs is None or options.needs in recipe.needs)
         and any((options.model or "").lower() in s.model.lower() for s in recipe.sources)
+    )
+
+
+def shares(sparsity: float | None) -> dict[str, Any]:
+    """The part of blocks of 128 × 128 that is skipped, for people."""
+    return {"block_sparsity": None if sparsity is None else f"{sparsity:.0f}%"}
+
+
+def list_absent(options: argparse.Namespace) -> int:
+    """Variants that need more than a recipe has."""
+    rows = [
+        asdict(row)
+        | {"status": "cannot be" if row.impossible else "not yet"}
+        | {"needs": {key: WANTED[key] for key in row.needs}}
+        for row in ABSENT
+        if (options.model or "").lower() in row.model.lower()
+        and (options.needs is None or options.needs in row.needs)
     ]
-    emit(rows, as_json=options.json, columns="name kind formula models")
+    shown = [row | {"needs": "; ".join(row["needs"].values())} for row in rows]
+    emit(rows if options.json else shown, as_json=options.json, columns="name status needs model")
     return 0
 
 
@@ -87,37 +130,14 @@ def coloured(drawing: str) -> Text:
     return text
 
 
-def call(recipe: Recipe) -> str:
-    """The call of flex_attention, parameters with their defaults and captures by name."""
-    defaults = {name: repr(p.default) for name, p in recipe.options().items()}
-    arguments = ["query", "key", "value"]
-    for keyword, factory in (("score_mod", recipe.score), ("mask_mod", recipe.mask)):
-        if factory is not None:
-            names = inspect.signature(factory).parameters
-            inner = ", ".join(f"{name}={defaults.get(name, name)}" for name in names)
-            arguments.append(f"{keyword}={factory.__name__}({inner})")
-    if recipe.scale is not None:
-        arguments.append(f"scale={recipe.scale}")
-    return f"out = flex_attention({', '.join(arguments)})"
-
-
-def code(recipe: Recipe) -> str:
-    """The recipe as a script that needs query, key, value and the captured tensors."""
-    sources = [inspect.getsource(f).rstrip() for f in (recipe.score, recipe.mask) if f is not None]
-    body = "\n\n\n".join([*sources, call(recipe)])
-    torch = "import torch\n\n" if "torch." in body else ""
-    # Annotations are left unevaluated, so the types they name need no import.
-    head = f"from __future__ import annotations\n\n{torch}from flexattn import flex_attention"
-    return f"{head}\n\n\n{body}"
-
-
 def show(options: argparse.Namespace) -> int:
     recipe: Recipe = options.recipe
     size, head = options.size, options.head
-    if not (1 <= size <= 64 and 0 <= head < 1024):
+    if not ((size is None or 1 <= size <= 64) and 0 <= head < 1024):
         raise GymInputError("--size is 1 to 64 and --head is 0 or more.")
-    heads = max(head + 1, recipe.sizes.heads)
-    scores = recipe_scores(recipe, Sizes(heads=heads, q_len=size), given(options))[0, head]
+    drawn = recipe.drawn(q_len=size or 0, default=12)
+    drawn = replace(drawn, heads=max(head + 1, drawn.heads), kv_heads=0)
+    scores = recipe_scores(recipe, drawn, given(options))[0, head]
     if options.json:
         print(
             json.dumps(describe(recipe) | {"picture": draw(scores), "code": code(recipe)}, indent=2)

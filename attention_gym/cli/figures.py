@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from attention_gym.elementwise import modified_scores
 from attention_gym.errors import GymInputError
 from attention_gym.picture import recipe_scores
 from attention_gym.plot import SUFFIXES, THEMES, recipe_figure, save
-from attention_gym.recipe import Recipe, Sizes
+from attention_gym.recipe import Recipe
 from flexattn import create_block_mask
 
 EXAMPLES = "plot causal_window_document --out mask.svg\nplot alibi --theme both --q-len 64"
@@ -25,15 +26,15 @@ LARGEST = 1024
 
 def add_commands(commands: Any, recipe: Recipe | None) -> None:
     parser = new_command(commands, "plot", "draw a recipe as PNG or SVG", plot, EXAMPLES)
-    add_recipe(parser, recipe)
+    add_recipe(parser, recipe, small=True)
     parser.add_argument("--out", type=Path, help=".png or .svg, out/NAME.png if not given")
     parser.add_argument(
         "--theme", choices=("light", "dark", "both"), default="light",
         help="background; both writes two files, NAME-light and NAME-dark",
     )  # fmt: skip
-    parser.add_argument("--q-len", type=int, default=128, help="queries drawn, 128 if not given")
-    parser.add_argument("--kv-len", type=int, default=0, help="keys drawn, as many as queries")
-    parser.add_argument("--block", type=int, default=16, help="block size, 16 if not given")
+    parser.add_argument("--q-len", type=int, help="queries drawn; a size that fits if not given")
+    parser.add_argument("--kv-len", type=int, help="keys drawn; a size that fits if not given")
+    parser.add_argument("--block", type=int, default=8, help="block size, 8 if not given")
     parser.add_argument("--head", type=int, default=0, help="head drawn, 0 if not given")
 
 
@@ -56,13 +57,12 @@ def plot(options: argparse.Namespace) -> int:
             why=f"its suffix is '{path.suffix}'.",
             fix="give a name that ends in .png or .svg.",
         )
-    kv_len = options.kv_len or options.q_len
-    if not (1 <= options.q_len <= LARGEST and 1 <= kv_len <= LARGEST):
+    if not all(n is None or 1 <= n <= LARGEST for n in (options.q_len, options.kv_len)):
         raise GymInputError(f"lengths drawn are 1 to {LARGEST}.")
     if options.block < 1 or options.head < 0:
         raise GymInputError("--block is above 0 and --head is 0 or more.")
-    heads = max(options.head + 1, recipe.sizes.heads)
-    sizes = Sizes(heads=heads, q_len=options.q_len, kv_len=kv_len)
+    sizes = recipe.drawn(q_len=options.q_len or 0, kv_len=options.kv_len or 0, default=64)
+    sizes = replace(sizes, heads=max(options.head + 1, sizes.heads), kv_heads=0)
     parameters = given(options)
     scores = recipe_scores(recipe, sizes, parameters)[0]
     given_all = {**parameters, **recipe.make_captures(sizes, parameters)}
@@ -70,8 +70,9 @@ def plot(options: argparse.Namespace) -> int:
     classes = None
     if mask_mod is not None:
         mask = create_block_mask(
-            mask_mod, 1, heads, options.q_len, kv_len, device="cpu", BLOCK_SIZE=options.block
-        )
+            mask_mod, sizes.batch, sizes.heads, sizes.q_len, sizes.kv_len, device="cpu",
+            BLOCK_SIZE=options.block,
+        )  # fmt: skip
         classes = block_classes(mask)[0, min(options.head, mask.kv_num_blocks.shape[1] - 1)]
     chosen = list(THEMES) if options.theme == "both" else [options.theme]
     rows = []

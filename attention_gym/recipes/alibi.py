@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import Picture, Recipe, ScoreMod, Sizes, Source
+from attention_gym.recipe import Picture, Recipe, Reference, ScoreMod, Sizes, Source
 from attention_gym.recipes.causal import causal
 
 
@@ -31,6 +31,14 @@ def alibi_slopes(heads: int) -> list[float]:
 
 def slopes_for(sizes: Sizes) -> dict[str, Tensor]:
     return {"slopes": torch.tensor(alibi_slopes(sizes.heads))}
+
+
+def dense(score: Tensor, slopes: Tensor) -> Tensor:
+    """All distances as a matrix, times one slope a head; the future filled."""
+    q_len, kv_len = score.shape[-2:]
+    distance = torch.arange(q_len).view(-1, 1) - torch.arange(kv_len)
+    bias = -distance.float() * slopes.view(1, -1, 1, 1)
+    return (score + bias).masked_fill(distance < 0, -math.inf)
 
 
 RECIPE = Recipe(
@@ -73,5 +81,6 @@ RECIPE = Recipe(
             head=1,
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     sizes=Sizes(heads=12, q_len=1024),
 )

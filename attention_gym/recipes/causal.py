@@ -1,6 +1,10 @@
 """A query sees itself and every key before it."""
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Source
+import torch
+from torch import Tensor
+
+from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Source
+from attention_gym.reference import masked
 
 
 def causal() -> MaskMod:
@@ -10,6 +14,11 @@ def causal() -> MaskMod:
         return q_idx >= kv_idx
 
     return mask_mod
+
+
+def dense(score: Tensor) -> Tensor:
+    """Everything above the diagonal is dropped."""
+    return masked(score, torch.ones_like(score, dtype=torch.bool).tril())
 
 
 RECIPE = Recipe(
@@ -49,4 +58,5 @@ RECIPE = Recipe(
             """
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
 )

@@ -1,9 +1,11 @@
 """Packed documents with a causal sliding window: all three rules must hold."""
 
+import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
 from attention_gym.recipes.document import packed_documents
+from attention_gym.reference import masked
 
 
 def causal_window_document(document_id: Tensor, window: int = 256) -> MaskMod:
@@ -16,6 +18,16 @@ def causal_window_document(document_id: Tensor, window: int = 256) -> MaskMod:
         return causal & near & same
 
     return mask_mod
+
+
+def dense(score: Tensor, document_id: Tensor, window: int) -> Tensor:
+    """Row by row: from the document's first key, or the window's, up to the query."""
+    keep = torch.zeros_like(score, dtype=torch.bool)
+    for b in range(score.shape[0]):
+        for q in range(score.shape[2]):
+            first = int((document_id[b] == document_id[b, q]).nonzero()[0])
+            keep[b, :, q, max(first, q - window + 1) : q + 1] = True
+    return masked(score, keep)
 
 
 RECIPE = Recipe(
@@ -53,6 +65,8 @@ RECIPE = Recipe(
             given={"document_id": [[0, 0, 0, 0, 1, 1, 1]], "window": 2},
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     needs=frozenset({"bh"}),
     sizes=Sizes(batch=2, q_len=2048),
+    small={"window": 5, "documents": 3},
 )

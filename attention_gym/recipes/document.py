@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.reference import masked
 
 
 def document(document_id: Tensor) -> MaskMod:
@@ -23,6 +24,13 @@ def packed_documents(sizes: Sizes, documents: int = 6) -> dict[str, Tensor]:
     starts = torch.zeros(sizes.batch, length + 1, dtype=torch.int64)
     starts.scatter_add_(1, cuts, torch.ones_like(cuts))
     return {"document_id": starts[:, :length].cumsum(1)}
+
+
+def dense(score: Tensor, document_id: Tensor) -> Tensor:
+    """Products of one-hot rows: 1 where two tokens share their document."""
+    one_hot = torch.nn.functional.one_hot(document_id)
+    q_len, kv_len = score.shape[-2:]
+    return masked(score, (one_hot[:, :q_len] @ one_hot[:, :kv_len].mT)[:, None] == 1)
 
 
 RECIPE = Recipe(
@@ -67,6 +75,8 @@ RECIPE = Recipe(
             batch=1,
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     needs=frozenset({"bh"}),
     sizes=Sizes(batch=2, q_len=2048),
+    small={"documents": 3},
 )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
 
 
 def key_padding(valid: Tensor) -> MaskMod:
@@ -20,6 +20,11 @@ def padded_batch(sizes: Sizes, shortest: float = 0.25) -> dict[str, Tensor]:
     share = torch.linspace(1.0, shortest, sizes.batch)
     length = (share * sizes.kv_len).round().clamp(min=1)
     return {"valid": torch.arange(sizes.kv_len) < length[:, None]}
+
+
+def dense(score: Tensor, valid: Tensor) -> Tensor:
+    """The logarithm of 1 or 0 is added."""
+    return score + torch.log(valid[:, None, None].float())
 
 
 RECIPE = Recipe(
@@ -64,6 +69,7 @@ RECIPE = Recipe(
             given={"valid": [[False, False, False]]},
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     needs=frozenset({"bh"}),
     sizes=Sizes(batch=4, q_len=512),
 )

@@ -1,6 +1,10 @@
 """A prefix seen by all queries, causal after it."""
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+import torch
+from torch import Tensor
+
+from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.reference import masked
 
 
 def prefix_lm(prefix: int = 128) -> MaskMod:
@@ -10,6 +14,13 @@ def prefix_lm(prefix: int = 128) -> MaskMod:
         return (kv_idx < prefix) | (q_idx >= kv_idx)
 
     return mask_mod
+
+
+def dense(score: Tensor, prefix: int) -> Tensor:
+    """Causal, with the prefix's columns filled."""
+    keep = torch.ones_like(score, dtype=torch.bool).tril()
+    keep[..., :prefix] = True
+    return masked(score, keep)
 
 
 RECIPE = Recipe(
@@ -50,5 +61,7 @@ RECIPE = Recipe(
             given={"prefix": 9},
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     sizes=Sizes(q_len=1024),
+    small={"prefix": 4},
 )

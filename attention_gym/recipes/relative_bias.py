@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import Picture, Recipe, ScoreMod, Sizes, Source
+from attention_gym.recipe import Picture, Recipe, Reference, ScoreMod, Sizes, Source
 
 
 def relative_bias(table: Tensor) -> ScoreMod:
@@ -20,6 +20,16 @@ def relative_bias(table: Tensor) -> ScoreMod:
 def random_table(sizes: Sizes, reach: int = 128) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {"table": torch.randn(sizes.heads, 2 * reach + 1, generator=generator)}
+
+
+def dense(score: Tensor, table: Tensor) -> Tensor:
+    """Diagonal by diagonal, each filled with its column of the table."""
+    reach, bias = table.shape[1] // 2, torch.zeros_like(score)
+    q_len, kv_len = score.shape[-2:]
+    for distance in range(-kv_len + 1, q_len):
+        column = table[:, min(max(distance, -reach), reach) + reach]
+        bias.diagonal(-distance, -2, -1).copy_(column[:, None])
+    return score + bias
 
 
 RECIPE = Recipe(
@@ -60,6 +70,8 @@ RECIPE = Recipe(
             head=1,
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     needs=frozenset({"gr"}),
     sizes=Sizes(q_len=1024),
+    small={"reach": 4},
 )

@@ -1,6 +1,10 @@
 """A query sees itself and the window - 1 keys before it."""
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Sizes, Source
+import torch
+from torch import Tensor
+
+from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.reference import masked
 
 
 def sliding_window(window: int = 256) -> MaskMod:
@@ -10,6 +14,12 @@ def sliding_window(window: int = 256) -> MaskMod:
         return (q_idx >= kv_idx) & (q_idx - kv_idx < window)
 
     return mask_mod
+
+
+def dense(score: Tensor, window: int) -> Tensor:
+    """A band: the lower triangle without the triangle ``window`` rows further down."""
+    lower = torch.ones_like(score, dtype=torch.bool).tril()
+    return masked(score, lower & ~lower.tril(-window))
 
 
 RECIPE = Recipe(
@@ -59,5 +69,7 @@ RECIPE = Recipe(
             given={"window": 2},
         ),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     sizes=Sizes(q_len=4096),
+    small={"window": 5},
 )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import Picture, Recipe, ScoreMod, Sizes, Source
+from attention_gym.recipe import Picture, Recipe, Reference, ScoreMod, Sizes, Source
 
 
 def t5_bias(table: Tensor, bucket: Tensor, bidirectional: bool = True) -> ScoreMod:
@@ -41,6 +41,41 @@ def learned_table(
         "table": torch.randn(buckets, sizes.heads, generator=generator),
         "bucket": t5_bucket(buckets // 2 if bidirectional else buckets, max_distance),
     }
+
+
+def dense(score: Tensor, table: Tensor, max_distance: int, bidirectional: bool) -> Tensor:
+    """Cell by cell, as the published code finds the bucket of one relative position."""
+    half = table.shape[0] // 2 if bidirectional else table.shape[0]
+    exact, bias = half // 2, torch.zeros_like(score)
+
+    def bucket(relative: int) -> int:
+        side = half if bidirectional and relative > 0 else 0
+        distance = abs(relative) if bidirectional else max(-relative, 0)
+        if distance < exact:
+            return side + distance
+        steps = math.log(distance / exact) / math.log(max_distance / exact) * (half - exact)
+        return side + min(half - 1, exact + int(steps))
+
+    for q in range(score.shape[2]):
+        for kv in range(score.shape[3]):
+            bias[:, :, q, kv] = table[bucket(kv - q)]
+    return score + bias
+
+
+def model(
+    score: Tensor, table: Tensor, buckets: int, max_distance: int, bidirectional: bool
+) -> Tensor:
+    """T5's own bias, with the table as its weight."""
+    from transformers import T5Config
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    config = T5Config(
+        num_heads=table.shape[1], d_model=8, d_kv=4, relative_attention_num_buckets=buckets,
+        relative_attention_max_distance=max_distance, is_decoder=not bidirectional,
+    )  # fmt: skip
+    attention = T5Attention(config, has_relative_attention_bias=True, layer_idx=0)
+    attention.relative_attention_bias.weight.data = table
+    return score + attention.compute_bias(*score.shape[-2:])
 
 
 RECIPE = Recipe(
@@ -93,7 +128,17 @@ RECIPE = Recipe(
             head=1,
         ),
     ),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(source="dense formula", scores=dense, given={"bidirectional": False}),
+        Reference(source="transformers T5Attention.compute_bias", scores=model),
+        Reference(
+            source="transformers T5Attention.compute_bias", scores=model,
+            given={"bidirectional": False, "buckets": 32, "max_distance": 128},
+        ),
+    ),
     needs=frozenset({"gr"}),
     sizes=Sizes(q_len=512),
     scale=1.0,
+    small={"buckets": 12, "max_distance": 16},
 )

@@ -2,7 +2,9 @@
 
 import torch
 
-from attention_gym.recipe import Picture, Recipe, ScoreMod, Sizes, Source
+from torch import Tensor
+
+from attention_gym.recipe import Picture, Recipe, Reference, ScoreMod, Sizes, Source
 
 
 def tanh_softcap(cap: float = 50.0) -> ScoreMod:
@@ -12,6 +14,12 @@ def tanh_softcap(cap: float = 50.0) -> ScoreMod:
         return cap * torch.tanh(score / cap)
 
     return score_mod
+
+
+def dense(score: Tensor, cap: float) -> Tensor:
+    """The hyperbolic tangent by exponentials, in float64."""
+    grown = torch.exp(2 * score.double() / cap)
+    return (cap * (grown - 1) / (grown + 1)).to(score.dtype)
 
 
 RECIPE = Recipe(
@@ -34,5 +42,7 @@ RECIPE = Recipe(
         Picture("38.079708", given={"cap": 50.0}, raw=50.0),
         Picture("-28.920827 -28.920827", given={"cap": 30.0}, raw=-60.0),
     ),
+    references=(Reference(source="dense formula", scores=dense),),
     sizes=Sizes(q_len=1024),
+    small={"cap": 2.0},
 )

@@ -18,9 +18,12 @@ from flexattn.kernel.source import KernelSource, kernel_source
 from flexattn.masks.block_mask import BlockMask
 from flexattn.op.create import create_block_mask
 from flexattn.op.programs import STORAGE
+from flexattn.reports.html import page
 from flexattn.reports.leaving import leavings
 from flexattn.reports.problem import Mod, Problem, Traced, make_problem, trace
 from flexattn.reports.structure import structure_of
+
+OPEN = ("graph", "cost")  # what most readers look for
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Explanation:
     def __str__(self) -> str:
         parts = [f"== {title} ==\n{text}" for title, text in self.sections.items()]
         return f"{self.name}\n\n" + "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a section for each stage, folded but for the first and the last."""
+        stages = [*self.sections.items(), ("forward kernel", self.forward)]
+        return page(self.name, [*stages, ("backward kernel", self.backward)], OPEN)
 
     def to_json(self) -> str:
         """Everything as one JSON object."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 import torch
 
 from attention_gym.cli.app import build_parser, main
-from attention_gym.cli.browse import code
+from attention_gym.code import code
 from attention_gym.gallery import load, names
 from attention_gym.inputs import make_problem
+from attention_gym.picture import picture_scores
 from attention_gym.recipe import Sizes
+from attention_gym.reference import compare
 from flexattn import flex_attention
 
 
@@ -62,12 +66,12 @@ def test_list_filters(gym: Any, options: str, wanted: str | None) -> None:
 
 
 def test_list_shows_formulas_unharmed(gym: Any) -> None:
-    assert "slope[h] * (q - kv)" in " ".join(gym("list --model BLOOM")[1].split())
+    assert "slope[h]" in gym("list --model BLOOM")[1]
 
 
 @pytest.mark.parametrize("name", names())
 def test_show(gym: Any, name: str) -> None:
-    status, out, _ = gym(f"show {name} --size 6")
+    status, out, _ = gym(f"show {name}")
     recipe, out = load(name), " ".join(out.split())  # however wide the terminal is
     assert status == 0
     assert recipe.formula in out and recipe.sources[0].paper in out
@@ -84,8 +88,8 @@ def test_show_draws_with_the_parameters_given(gym: Any) -> None:
 @pytest.mark.parametrize("name", names())
 def test_the_code_shown_runs_as_it_stands(name: str) -> None:
     recipe = load(name)
-    sizes = Sizes(batch=2, heads=4, q_len=24, head_dim=8)
-    problem = make_problem(recipe, sizes, {})
+    sizes = recipe.fits or Sizes(batch=2, heads=4, q_len=24, head_dim=8)
+    problem = make_problem(recipe, replace(sizes, kv_heads=sizes.heads), {})
     with torch.no_grad():
         scope: dict[str, Any] = {
             "query": problem.query, "key": problem.key, "value": problem.value, **problem.captures
@@ -118,7 +122,7 @@ def test_verify(gym: Any) -> None:
     status, out, _ = gym("verify t5_bias --q-len 40 --kv-len 33 --dtype float32 --json")
     rows = json.loads(out)
     assert status == 0
-    assert {row["backend"] for row in rows} == {"cpp", "eager"}
+    assert {row["backend"] for row in rows} == {"cpp", "eager", "reference"}
     assert {"out", "lse", "grad query", "grad table", "picture 1"} <= {row["what"] for row in rows}
     assert all(row["passed"] and row["error"] <= row["allowed"] for row in rows)
 
@@ -134,6 +138,55 @@ def test_verify_tells_a_wrong_recipe(gym: Any, monkeypatch: pytest.MonkeyPatch) 
     assert status == 1 and "failed" in out
 
 
+def test_list_of_what_is_absent(gym: Any) -> None:
+    rows = json.loads(gym("list --absent --json")[1])
+    assert len(rows) == len({row["name"] for row in rows}) == 52
+    assert not {row["name"] for row in rows} & set(names())
+    impossible = {row["name"] for row in rows if row["status"] == "cannot be"}
+    assert impossible == {"cope", "stick_breaking", "talking_heads", "point_transformer"}
+    assert all(row["needs"] and row["why"].endswith(".") for row in rows)
+    assert "talking_heads" in gym("list --absent --needs xh")[1]
+
+
+def test_bench(gym: Any, tmp_path: Path) -> None:
+    target = tmp_path / "rows.json"
+    small = "--q-len 64 --heads 2 --rounds 2"
+    status, out, _ = gym(f"bench sliding_window {small} --no-peers --output {target} --json")
+    rows = json.loads(out)
+    assert status == 0 and json.loads(target.read_text())["rows"] == rows
+    assert rows[0]["ours_ms"] > 0 and rows[0]["sdpa_ms"] > 0 and not rows[0]["why"]
+    status, out, _ = gym(f"bench relative_bias {small} --no-peers --backward --json")
+    assert status == 0 and json.loads(out)[0]["sdpa_ms"] > 0
+    row = json.loads(gym(f"bench tanh_softcap {small} --no-peers --json")[1])[0]
+    assert row["sdpa_ms"] is None and row["why"]["sdpa"] == "the score is not merely added to"
+
+
+def test_compare(gym: Any) -> None:
+    windows = "sliding_window sliding_window --a window=2 --b window=3"
+    status, out, _ = gym(f"compare {windows} --q-len 4 --kv-len 5 --json")
+    row = json.loads(out)
+    assert status == 0
+    assert row["picture"] == "# . . . .\n# # . . .\nb # # . .\n. b # # ."
+    assert row["only_a"] == 0 and row["only_b"] == 2 * 8 and row["kept_by_both"] == 7 * 8
+    status, out, _ = gym("compare alibi causal --q-len 3 --head 1 --json")
+    assert json.loads(out)["picture"] == "# . .\n~ # .\n~ ~ #"
+    assert "# both keep the same score" in gym("compare causal prefix_lm")[1]
+
+
+@pytest.mark.parametrize("kind", ["mask", "score"])
+def test_a_new_recipe_works_as_it_stands(gym: Any, tmp_path: Path, kind: str) -> None:
+    status, out, _ = gym(f"new fresh_one --kind {kind} --folder {tmp_path}")
+    assert status == 0 and "verify fresh_one" in out
+    scope = runpy.run_path(str(tmp_path / "fresh_one.py"))
+    recipe = replace(scope["RECIPE"], name="fresh_one", summary=scope["__doc__"].strip())
+    for number, picture in enumerate(recipe.pictures):
+        torch.testing.assert_close(picture_scores(recipe, picture), picture.scores()), number
+    torch.testing.assert_close(*compare(recipe, recipe.references[0]))
+    assert "def fresh_one" in code(recipe)
+    status, _, err = gym(f"new fresh_one --folder {tmp_path}")
+    assert status == 2 and "exists already" in err
+
+
 def test_explain(gym: Any) -> None:
     status, out, _ = gym("explain tanh_softcap --q-len 128")
     assert status == 0 and "tanh" in out
@@ -143,7 +196,7 @@ def test_explain(gym: Any) -> None:
 @pytest.mark.parametrize("name", names())
 def test_plot(gym: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / "picture.svg"
-    status, out, _ = gym(f"plot {name} --out {path} --theme both --q-len 32 --json")
+    status, out, _ = gym(f"plot {name} --out {path} --theme both --json")
     assert status == 0
     assert [Path(row["file"]).name for row in json.loads(out)] == [
         "picture-light.svg", "picture-dark.svg"
@@ -171,6 +224,17 @@ def test_plot(gym: Any, tmp_path: Path, name: str) -> None:
         ("plot causal --q-len 100000", "1024"),
         ("plot causal --block 0", "--block"),
         ("verify", "--all"),
+        ("bench", "--all"),
+        ("bench causal --rounds 1", "--rounds"),
+        ("bench causal --output /nowhere/at/all.json", "/nowhere/at/all.json"),
+        ("compare causal", "NAME"),
+        ("compare causal slidng_window", "'sliding_window'"),
+        ("compare causal sliding_window --b windw=3", "its parameters are: window"),
+        ("compare causal sliding_window --b window=wide", "int"),
+        ("compare causal causal --q-len 100", "1 to 64"),
+        ("new Two-Sided", "lower-case"),
+        ("new causal", "exists already"),
+        ("new fine --folder /nowhere/at/all", "cannot write"),
         ("verify causal --all", "--all"),
         ("train --steps 0", "--steps"),
         ("train --heads 7", "--heads"),
@@ -184,7 +248,9 @@ def test_a_wrong_command_line_is_told_in_one_message(gym: Any, line: str, words:
 
 
 def test_help_has_examples_and_the_recipe_s_options(gym: Any) -> None:
-    for command in ("list", "show", "run", "verify", "explain", "plot", "train"):
+    for command in (
+        "list", "show", "run", "verify", "explain", "plot", "bench", "compare", "new", "train"
+    ):  # fmt: skip
         status, out, _ = gym(f"{command} --help")
         assert status == 0 and f"python -m attention_gym {command}" in out
     _, out, _ = gym("run t5_bias --help")

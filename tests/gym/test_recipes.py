@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 
 from attention_gym.gallery import load, names
 from attention_gym.picture import draw, picture_scores, recipe_scores
 from attention_gym.recipe import FAMILIES, NEEDS, Picture, Recipe, Sizes
 from attention_gym.recipes.alibi import alibi_slopes
 from attention_gym.recipes.t5_bias import t5_bucket
+from attention_gym.reference import compare
 
 pytestmark = pytest.mark.null
-INF = math.inf
+REFERENCES = [(name, i) for name in names() for i in range(len(load(name).references))]
 PICTURES = [(name, i) for name in names() for i in range(len(load(name).pictures))]
 
 
@@ -44,109 +41,19 @@ def test_words(name: str) -> None:
     assert set(captures).isdisjoint(f.__name__ for f in recipe.factories())
     assert all(p.default is not p.empty for p in recipe.options().values())
     assert ("gr" in recipe.needs) == bool(recipe.learned)
+    assert recipe.references and set(recipe.small) <= set(recipe.options())
+    assert recipe.image is None or set(recipe.image) <= set(recipe.options())
+    if recipe.fits is not None:
+        assert max(recipe.fits.q_len, recipe.fits.kv_len) <= 64
 
 
-def test_the_first_recipes_are_there() -> None:
-    assert {
-        "causal", "sliding_window", "causal_window_document", "document", "prefix_lm", "alibi",
-        "tanh_softcap", "relative_bias", "t5_bias", "key_padding",
-    } <= set(names())  # fmt: skip
-
-
-# A second definition of each, by loops over cells or from the captured tensors' meaning.
-
-
-def loops(sizes: Sizes, rule: Callable[[int, int, int, int], float]) -> Tensor:
-    out = torch.empty(sizes.batch, sizes.heads, sizes.q_len, sizes.kv_len)
-    for b in range(sizes.batch):
-        for h in range(sizes.heads):
-            for q in range(sizes.q_len):
-                for kv in range(sizes.kv_len):
-                    out[b, h, q, kv] = rule(b, h, q, kv)
-    return out
-
-
-def keep(flag: bool) -> float:
-    return 0.0 if flag else -INF
-
-
-def dense_causal(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    return torch.full((1, 1, sizes.q_len, sizes.kv_len), -INF).triu(1).nan_to_num(0, neginf=-INF)
-
-
-def dense_window(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    return loops(sizes, lambda b, h, q, kv: keep(kv in range(max(0, q - 5), q + 1)))
-
-
-def dense_document(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    one_hot = torch.nn.functional.one_hot(c["document_id"]).float()
-    same = one_hot[:, : sizes.q_len] @ one_hot[:, : sizes.kv_len].mT
-    return (1 - 1 / same)[:, None].clamp(-INF, 0)
-
-
-def dense_window_document(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    return (dense_window(sizes, c) + dense_document(sizes, c)).clamp(-INF, 0)
-
-
-def dense_prefix(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    return loops(sizes, lambda b, h, q, kv: keep(kv < max(7, q + 1)))
-
-
-def dense_padding(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    return torch.log(c["valid"].float())[:, None, None, :]
-
-
-def dense_alibi(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    published = [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]  # six heads: four, then two of eight
-    return loops(sizes, lambda b, h, q, kv: keep(q >= kv) + published[h] * (kv - q))
-
-
-def dense_softcap(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    grown = math.exp(2 * 3.0 / 5.0)
-    return torch.full((1, 1, 1, 1), 5.0 * (grown - 1) / (grown + 1))
-
-
-def dense_relative(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    table = c["table"].tolist()
-    return loops(sizes, lambda b, h, q, kv: table[h][sorted((0, q - kv + 4, 8))[1]])
-
-
-def dense_t5(sizes: Sizes, c: dict[str, Tensor]) -> Tensor:
-    table = c["table"].tolist()
-
-    def bucket(relative: int) -> int:
-        """The published code for one position: relative = key - query, 12 buckets, farthest 16."""
-        side, n = (6 if relative > 0 else 0), abs(relative)
-        if n < 3:
-            return side + n
-        return side + min(5, 3 + int(math.log(n / 3) / math.log(16 / 3) * 3))
-
-    return loops(sizes, lambda b, h, q, kv: table[bucket(kv - q)][h])
-
-
-DENSE: dict[str, tuple[Callable[[Sizes, dict[str, Tensor]], Tensor], dict[str, object], float]] = {
-    "causal": (dense_causal, {}, 0.0),
-    "sliding_window": (dense_window, {"window": 6}, 0.0),
-    "document": (dense_document, {"documents": 3}, 0.0),
-    "causal_window_document": (dense_window_document, {"window": 6, "documents": 3}, 0.0),
-    "prefix_lm": (dense_prefix, {"prefix": 7}, 0.0),
-    "key_padding": (dense_padding, {"shortest": 0.5}, 0.0),
-    "alibi": (dense_alibi, {}, 0.0),
-    "tanh_softcap": (dense_softcap, {"cap": 5.0}, 3.0),
-    "relative_bias": (dense_relative, {"reach": 4}, 0.0),
-    "t5_bias": (dense_t5, {"buckets": 12, "max_distance": 16}, 0.0),
-}
-
-
-@pytest.mark.parametrize("q_len", [19, 24])
-@pytest.mark.parametrize("name", sorted(DENSE))
-def test_against_a_second_formula(name: str, q_len: int) -> None:
-    recipe, (dense, given, raw) = load(name), DENSE[name]
-    sizes = Sizes(batch=2, heads=6, q_len=q_len, kv_len=24)
-    got = recipe_scores(recipe, sizes, given, raw=raw)
-    want = dense(sizes, recipe.make_captures(sizes, given)).broadcast_to(got.shape)
-    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
-    assert not math.isnan(got.sum())
+@pytest.mark.parametrize(("name", "number"), REFERENCES)
+def test_reference(name: str, number: int) -> None:
+    recipe = load(name)
+    reference = recipe.references[number]
+    got, want = compare(recipe, reference)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert got.isfinite().any()
 
 
 # Published numbers.
