@@ -16,8 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from attention_gym.elementwise import modified_scores
 from attention_gym.inputs import Problem
 from flexattn import BlockMask, flex_attention
-from flexattn.bench.shapes import ratio
-from flexattn.bench.timing import Timing, alternate
+from flexattn.bench import Timing, alternate, ratio
 
 LARGEST = 1 << 30  # bytes of a dense mask or bias that are still made
 Call = Callable[[], Tensor]

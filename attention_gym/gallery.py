@@ -9,7 +9,10 @@ import pkgutil
 from collections.abc import Iterator
 from dataclasses import replace
 
-from attention_gym import recipes
+from attention_gym import (
+    notebook,  # noqa: F401  recipes show themselves
+    recipes,
+)
 from attention_gym.errors import RecipeFileError, UnknownRecipeError
 from attention_gym.recipe import Recipe
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attention_gym.blocks import recipe_mask
 from attention_gym.code import code
 from attention_gym.picture import draw, recipe_scores
-from attention_gym.recipe import Recipe
+from attention_gym.recipe import NOTEBOOK, Recipe
 from flexattn.reports.html import page
 
 TOKENS, BLOCK = 16, 4
@@ -35,3 +35,6 @@ def recipe_html(recipe: Recipe) -> str:
 
 def listed(rows: Mapping[str, str]) -> str:
     return "\n".join(f"{name}: {meaning}" for name, meaning in rows.items())
+
+
+NOTEBOOK[:] = [recipe_html]

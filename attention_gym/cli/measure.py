@@ -27,7 +27,7 @@ from attention_gym.errors import GymInputError
 from attention_gym.gallery import load, names
 from attention_gym.inputs import DTYPES, make_problem
 from attention_gym.recipe import Recipe, Sizes
-from flexattn.bench.report import machine
+from flexattn.bench import machine
 
 EXAMPLES = (
     "bench sliding_window --q-len 4096\nbench alibi --backward --dtype bfloat16\n"

@@ -1,1 +1,7 @@
-"""Benchmarks that ship with the package: `python -m flexattn bench SUITE`."""
+"""Measures attention on this machine. The gallery uses what is named here to measure recipes."""
+
+from flexattn.bench.report import machine
+from flexattn.bench.shapes import ratio
+from flexattn.bench.timing import Timing, alternate
+
+__all__ = ["Timing", "alternate", "machine", "ratio"]
