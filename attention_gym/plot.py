@@ -110,6 +110,30 @@ def block_panel(axes: Axes, classes: Tensor, block: int, theme: Theme) -> None:
         axes.tick_params(which="minor", length=0)
 
 
+def image_panel(
+    axes: Axes, scores: Tensor, query: int, grid: tuple[int, int], theme: Theme
+) -> None:
+    """What one query sees on the image its tokens lie on, row by row: [Q, KV] of rows × columns."""
+    rows, columns = grid
+    element_panel(axes, scores[query, : rows * columns].view(rows, columns), theme, "")
+    style(axes, theme, f"keys of query {query} on the image", "column", "row")
+    row, column = divmod(query, columns)
+    axes.plot(column, row, marker="x", color=theme.lines[1], markersize=9, mew=2.5)
+
+
+def heads_panel(axes: Axes, scores: Tensor, theme: Theme) -> None:
+    """The first four heads of [H, Q, KV] beside and below each other, a gap between them."""
+    heads, q_len, kv_len = min(4, scores.shape[0]), *scores.shape[1:]
+    gap = max(1, max(q_len, kv_len) // 24)
+    wide = torch.full((2 * q_len + gap, 2 * kv_len + gap), -math.inf)
+    for head in range(heads):
+        top, left = (head // 2) * (q_len + gap), (head % 2) * (kv_len + gap)
+        wide[top : top + q_len, left : left + kv_len] = scores[head]
+    element_panel(axes, wide if heads > 2 else wide[:q_len], theme, f"heads 0 to {heads - 1}")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def distance_panel(axes: Axes, scores: Tensor, theme: Theme) -> None:
     """Bias of the middle query against distance, one line per head: [H, Q, KV]."""
     style(axes, theme, "score added at a distance", "query - key [tokens]", "score")
@@ -145,6 +169,7 @@ def recipe_figure(
     block: int,
     title: str,
     theme: Theme,
+    image: tuple[int, int] | None = None,
 ) -> Figure:
     """Panels for one recipe.
 
@@ -157,10 +182,13 @@ def recipe_figure(
         block: Block size of ``classes``.
         title: Over all panels.
         theme: Colours.
+        image: Rows and columns of the image the tokens lie on.
     """
     curve = varies_with_distance(scores)
     response = None if curve else response
-    panels = 1 + (classes is not None) + curve + (response is not None)
+    differ = not torch.equal(scores, scores[:1].expand_as(scores))
+    on_image = image is not None and math.prod(image) <= min(scores.shape[1:])
+    panels = 1 + (classes is not None) + curve + (response is not None) + differ + on_image
     figure = new_figure(4.6 * panels, 4.9, theme)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     element_panel(axes.pop(0), scores[head], theme, f"element by element, head {head}")
@@ -170,6 +198,11 @@ def recipe_figure(
         distance_panel(axes.pop(0), scores, theme)
     if response is not None:
         response_panel(axes.pop(0), *response, theme)
+    if differ:
+        heads_panel(axes.pop(0), scores, theme)
+    if image is not None and on_image:
+        middle = image[0] // 2 * image[1] + image[1] // 2
+        image_panel(axes.pop(0), scores[head], middle, image, theme)
     figure.suptitle(title, color=theme.text, fontsize=12)
     return figure
 

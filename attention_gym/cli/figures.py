@@ -67,6 +67,9 @@ def plot(options: argparse.Namespace) -> int:
     scores = recipe_scores(recipe, sizes, parameters)[0]
     given_all = {**parameters, **recipe.make_captures(sizes, parameters)}
     _, mask_mod = recipe.mods(given_all)
+    image = None
+    if recipe.image is not None:
+        image = parameters[recipe.image[0]], parameters[recipe.image[1]]
     classes = None
     if mask_mod is not None:
         mask = create_block_mask(
@@ -80,7 +83,7 @@ def plot(options: argparse.Namespace) -> int:
         target = path.with_stem(f"{path.stem}-{name}") if len(chosen) > 1 else path
         figure = recipe_figure(
             scores, classes, response(recipe, given_all), head=options.head, block=options.block,
-            title=f"{recipe.name}: {recipe.formula}", theme=THEMES[name],
+            title=f"{recipe.name}: {recipe.formula}", theme=THEMES[name], image=image,
         )  # fmt: skip
         save(figure, target)
         rows.append({"file": str(target), "theme": name, "bytes": target.stat().st_size})
