@@ -1,7 +1,6 @@
 """Scores are squeezed smoothly into (-cap, cap) before the mask and the softmax."""
 
 import torch
-
 from torch import Tensor
 
 from attention_gym.recipe import Picture, Recipe, Reference, ScoreMod, Sizes, Source
