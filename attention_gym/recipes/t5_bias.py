@@ -133,7 +133,8 @@ RECIPE = Recipe(
         Reference(source="dense formula", scores=dense, given={"bidirectional": False}),
         Reference(source="transformers T5Attention.compute_bias", scores=model),
         Reference(
-            source="transformers T5Attention.compute_bias", scores=model,
+            source="transformers T5Attention.compute_bias",
+            scores=model,
             given={"bidirectional": False, "buckets": 32, "max_distance": 128},
         ),
     ),
