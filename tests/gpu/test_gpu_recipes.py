@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
 from on_device import DEVICE, Mods, Problem, check, length
@@ -17,15 +15,14 @@ from attention_gym.recipe import Sizes
 @pytest.mark.parametrize("name", gallery.names())
 def test_recipe(name: str, dtype: torch.dtype) -> None:
     recipe = gallery.load(name)
-    sizes = Sizes(
+    sizes = recipe.fits or Sizes(
         batch=2,
         heads=length(4, 2),
         kv_heads=length(2, 1),
         q_len=length(347, 37),
         head_dim=length(64, 16),
     )
-    options = inspect.signature(recipe.captures).parameters if recipe.captures else {}
-    given = {"reach": 6} if "reach" in options else {}
+    given = dict(recipe.small)
     made = make_problem(recipe, sizes, given, dtype=dtype, seed=torch.initial_seed() % 2**31)
     fixed = {k: t.to(DEVICE) for k, t in made.captures.items() if k not in recipe.learned}
     names = sorted(recipe.learned)

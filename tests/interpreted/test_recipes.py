@@ -1,33 +1,27 @@
-"""Every one of the first recipes on the Triton backend, interpreted, forward and backward."""
+"""Every recipe on the Triton backend, interpreted, forward and backward."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from attention_calls import poisoned
+from recipe_parts import chosen
 
 from attention_gym.check import FLOOR, distance, results
-from attention_gym.gallery import load
+from attention_gym.gallery import load, names
 from attention_gym.inputs import make_problem
 from attention_gym.recipe import Sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, at inf - inf
 
-RECIPES = (
-    *("causal", "sliding_window", "causal_window_document", "document", "prefix_lm", "alibi"),
-    *("tanh_softcap", "relative_bias", "t5_bias", "key_padding"),
-)
-SIZES = Sizes(batch=1, heads=2, q_len=45, kv_len=45, head_dim=16)
-SMALL = {  # so that a short sequence sees more than one case
-    "sliding_window": {"window": 13},
-    "causal_window_document": {"window": 13},
-}
+SIZES = Sizes(batch=1, heads=2, kv_heads=1, q_len=45, kv_len=45, head_dim=16)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", chosen(names()))
 def test_recipe(name: str) -> None:
     """Output, lse and all gradients, of captured tensors too, against dense float64."""
-    problem = make_problem(load(name), SIZES, SMALL.get(name, {}))
+    recipe = load(name)
+    problem = make_problem(recipe, recipe.fits or SIZES, recipe.small)
     with poisoned():
         got = results(problem, "triton")
     truth = results(problem.to(torch.float64), None)
