@@ -81,7 +81,8 @@ figures: $(READY)
 	for suite in cpu-forward cpu-backward cpu-decode threads mods latency startup memory masks; do \
 		$(BIN)/python -m flexattn bench $$suite --output docs/benchmarks/$$suite.json || exit 1; \
 	done
-	$(BIN)/python docs/benchmarks/mask_recipes.py
+	$(BIN)/python docs/benchmarks/mask_recipes.py --no-peers
+	$(BIN)/python -m attention_gym bench --all --output docs/benchmarks/recipes.json
 	$(BIN)/python docs/fill_figures.py
 
 clean:
