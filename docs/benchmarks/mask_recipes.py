@@ -1,4 +1,4 @@
-"""Builds the mask of every recipe that has one at any length, and writes what decided its blocks, in what time and memory.
+"""Builds masks of recipes of any length; writes what decided their blocks, in what time and memory.
 
 The same of the masks of many kinds on which the proofs are tested.
 
