@@ -18,16 +18,9 @@ from codegen_templates.triton.tiles import LOG2_E, lowest_of, padded_rows
 
 @triton.jit
 def to_base_2(lse):
-    """lse times log2(e), and +inf for -inf.
-
-    Where rounding could make weights overflow, as its error counts in whole powers of 2, lse is
-    raised by that error: weights stay at 1 or below.
-    """
+    """lse times log2(e), finite where lse is, and +inf for -inf."""
     LEAST: tl.constexpr = lowest_of(lse.dtype)
-    ERROR: tl.constexpr = 2.0**-51 if lse.dtype.primitive_bitwidth == 64 else 2.0**-22
     lse2 = tl.maximum(lse * LOG2_E, LEAST)
-    size = tl.abs(lse2)
-    lse2 = tl.where(size > 262144.0, lse2 + size * ERROR, lse2)
     return tl.where(lse == float("-inf"), float("inf"), lse2)
 
 

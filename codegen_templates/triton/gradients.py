@@ -75,6 +75,13 @@ def load_stats(source, start, real, other, BM: tl.constexpr, DESCRIPTORS: tl.con
 
 
 @triton.jit
+def at_most_one(p):
+    """Weights as they are but for rounding: products summed in another order than lse's were may
+    give a score above it, of large scores by many powers of 2."""
+    return tl.minimum(p, 1.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def tile_weights(
     dots, scale, lse2, keep, captures, u, qv, kvv, b, h, q_idx, kv_idx, whole,
     BOUNDED: tl.constexpr, MASKED: tl.constexpr, LOCAL: tl.constexpr, narrow: tl.constexpr,
@@ -89,7 +96,7 @@ def tile_weights(
     if HAS_SCORE_MOD:
         modified = score_mod(
             captures, u, qv, kvv, score, dots * (scale * LOG2_E), b, h, q_idx, kv_idx)
-        p = tl.exp2(modified.to(dots.dtype) - lse2)
+        p = at_most_one(tl.exp2(modified.to(dots.dtype) - lse2))
         p = tl.where(lse2 == float("inf"), 0.0, p)  # the score of no row may be anything
         if LOCAL:
             one = tl.full(dots.shape, 1.0, dots.dtype)
@@ -97,7 +104,7 @@ def tile_weights(
                 captures, u, qv, kvv, score, score, one, b, h, q_idx, kv_idx)
             kept = slope.to(narrow)
     else:
-        p = tl.exp2(dots * (scale * LOG2_E) - lse2)
+        p = at_most_one(tl.exp2(dots * (scale * LOG2_E) - lse2))
     if MASKED:
         allowed = mask_mod(captures, u, qv, kvv, b, h, q_idx, kv_idx) | whole
         if BOUNDED:

@@ -21,5 +21,5 @@ def test_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_verify_covers_the_backends_that_run_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"verify alibi --dtype float32 --json {SMALL}".split()) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["backend"] for row in rows} == {"cpp", "eager", "triton"}
+    assert {row["backend"] for row in rows} == {"cpp", "eager", "reference", "triton"}
     assert all(row["passed"] for row in rows)
