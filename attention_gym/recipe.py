@@ -69,6 +69,9 @@ class Sizes:
 # Odd lengths, and more queries per key head than one: what a recipe is checked at.
 ODD = Sizes(batch=2, heads=4, kv_heads=2, q_len=83, kv_len=101, head_dim=24)
 
+# As many keys as queries: what most models' own mask code makes.
+SQUARE = Sizes(batch=2, heads=4, kv_heads=2, q_len=83, head_dim=24)
+
 
 @dataclass(frozen=True)
 class Source:

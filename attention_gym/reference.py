@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,22 @@ def places(score: Tensor) -> tuple[Tensor, Tensor]:
     """Column of query positions [Q, 1] and row of key positions [1, KV]."""
     q_len, kv_len = score.shape[-2:]
     return torch.arange(q_len)[:, None], torch.arange(kv_len)[None, :]
+
+
+def model_mask(create: Callable[..., Any], config: Any, score: Tensor, **options: Any) -> Tensor:
+    """What a mask function of transformers gives a model: 0 where kept, a huge negative elsewhere.
+
+    Args:
+        create: One of ``transformers.masking_utils``.
+        config: The model's configuration.
+        score: Raw scores [B, H, Q, KV], for their sizes.
+        options: Further arguments of ``create``.
+    """
+    config._attn_implementation = "eager"
+    embeds = torch.zeros(score.shape[0], score.shape[2], 8)
+    given = {"inputs_embeds": embeds, "attention_mask": None, "cache": None, **options}
+    mask: Tensor = create(config, **given)
+    return mask
 
 
 def compare(recipe: Recipe, reference: Reference, *, seed: int = 0) -> tuple[Tensor, Tensor]:
