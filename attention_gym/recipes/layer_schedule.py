@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from attention_gym.recipe import SQUARE, MaskMod, Picture, Recipe, Reference, Sizes, Source
-from attention_gym.reference import added, masked, model_mask
 from attention_gym.recipes.causal import causal
 from attention_gym.recipes.sliding_window import sliding_window
+from attention_gym.reference import added, masked, model_mask
 
 
 def layer_schedule(layer: int = 0, period: int = 6, window: int = 1024) -> MaskMod:
