@@ -17,7 +17,7 @@ def any_order(step: Tensor) -> MaskMod:
 
 
 def in_rounds(sizes: Sizes, rounds: int = 8) -> dict[str, Tensor]:
-    """Each token is written in one of ``rounds`` random rounds; one round's tokens see each other."""
+    """Each token is written in one of ``rounds`` rounds, at random."""
     length = max(sizes.q_len, sizes.kv_len)
     generator = torch.Generator().manual_seed(0)
     return {"step": torch.randint(rounds, (sizes.batch, length), generator=generator)}
