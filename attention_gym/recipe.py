@@ -131,12 +131,15 @@ class Reference:
         scores: The definition.
         given: Parameters it is for; those left out have the recipe's ``small`` values.
         sizes: Sizes it is for; the recipe's ``fits``, or odd ones, if None.
+        weights: What is returned are logarithms of a model's attention weights: a row may be off
+            by a constant, which softmax takes no notice of.
     """
 
     source: str
     scores: Callable[..., Tensor]
     given: Mapping[str, Any] = field(default_factory=dict)
     sizes: Sizes | None = None
+    weights: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

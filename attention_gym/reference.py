@@ -47,8 +47,22 @@ def model_mask(create: Callable[..., Any], config: Any, score: Tensor, **options
     return mask
 
 
+class Given(torch.nn.Module):
+    """Stands in for a part of a model and returns what it was given."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, *unused: object) -> Tensor:
+        return self.value
+
+
 def compare(recipe: Recipe, reference: Reference, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(modified scores by the recipe, by the reference), of normal random raw scores."""
+    """(modified scores by the recipe, by the reference), of normal random raw scores.
+
+    Rows are normalised where the reference knows weights alone.
+    """
     sizes = reference.sizes or recipe.fits or ODD
     given = {**recipe.small, **reference.given}
     options = {name: p.default for name, p in recipe.options().items()}
@@ -59,4 +73,11 @@ def compare(recipe: Recipe, reference: Reference, *, seed: int = 0) -> tuple[Ten
     with torch.no_grad():
         want = reference.scores(score, **{k: v for k, v in given.items() if k in wanted})
         got = modified_scores(score, *recipe.mods(given))
-    return got, want.broadcast_to(shape)
+    want = want.broadcast_to(shape)
+    return (normalised(got), normalised(want)) if reference.weights else (got, want)
+
+
+def normalised(scores: Tensor) -> Tensor:
+    """Logarithms of the softmax; -inf stays, also in rows where there is nothing else."""
+    total = torch.logsumexp(scores, -1, keepdim=True)
+    return torch.where(total == -math.inf, scores, scores - total)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import Picture, Recipe, Reference, ScoreMod, Sizes, Source
+from attention_gym.recipe import SQUARE, Picture, Recipe, Reference, ScoreMod, Sizes, Source
 from attention_gym.recipes.causal import causal
 
 
@@ -39,6 +39,30 @@ def dense(score: Tensor, slopes: Tensor) -> Tensor:
     distance = torch.arange(q_len).view(-1, 1) - torch.arange(kv_len)
     bias = -distance.float() * slopes.view(1, -1, 1, 1)
     return (score + bias).masked_fill(distance < 0, -math.inf)
+
+
+def from_keys(score: Tensor, bias: Tensor) -> Tensor:
+    """A bias by key alone, made the same at the query's own place: softmax sees no difference."""
+    q_len, kv_len = score.shape[-2:]
+    bias = bias.view(-1, score.shape[1], 1, kv_len)
+    moved = bias - bias.mT[..., :q_len, :]
+    keep = torch.arange(q_len).view(-1, 1) >= torch.arange(kv_len)
+    return torch.where(keep, score + moved, -math.inf)
+
+
+def bloom(score: Tensor) -> Tensor:
+    """BLOOM's own bias, slopes included."""
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    ones = torch.ones(1, score.shape[3])
+    return from_keys(score, build_alibi_tensor(ones, score.shape[1], torch.float32))
+
+
+def mpt(score: Tensor) -> Tensor:
+    """MPT's own bias, slopes included."""
+    from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
+
+    return from_keys(score, build_mpt_alibi_tensor(score.shape[1], score.shape[3]))
 
 
 RECIPE = Recipe(
@@ -81,6 +105,18 @@ RECIPE = Recipe(
             head=1,
         ),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(source="transformers build_alibi_tensor (BLOOM)", scores=bloom, sizes=SQUARE),
+        Reference(
+            source="transformers build_alibi_tensor (BLOOM)", scores=bloom,
+            sizes=Sizes(heads=12, q_len=40),
+        ),
+        Reference(source="transformers build_mpt_alibi_tensor", scores=mpt, sizes=SQUARE),
+        Reference(
+            source="transformers build_mpt_alibi_tensor", scores=mpt,
+            sizes=Sizes(heads=20, q_len=40),
+        ),
+    ),
     sizes=Sizes(heads=12, q_len=1024),
-)
+)  # fmt: skip

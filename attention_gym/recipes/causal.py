@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Source
-from attention_gym.reference import masked
+from attention_gym.recipe import SQUARE, MaskMod, Picture, Recipe, Reference, Source
+from attention_gym.reference import added, masked, model_mask
 
 
 def causal() -> MaskMod:
@@ -19,6 +19,14 @@ def causal() -> MaskMod:
 def dense(score: Tensor) -> Tensor:
     """Everything above the diagonal is dropped."""
     return masked(score, torch.ones_like(score, dtype=torch.bool).tril())
+
+
+def model(score: Tensor) -> Tensor:
+    """The mask every decoder of transformers gets."""
+    from transformers import LlamaConfig
+    from transformers.masking_utils import create_causal_mask
+
+    return added(score, model_mask(create_causal_mask, LlamaConfig(), score))
 
 
 RECIPE = Recipe(
@@ -58,5 +66,8 @@ RECIPE = Recipe(
             """
         ),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(source="transformers create_causal_mask (Llama)", scores=model, sizes=SQUARE),
+    ),
 )

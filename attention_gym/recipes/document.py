@@ -33,6 +33,15 @@ def dense(score: Tensor, document_id: Tensor) -> Tensor:
     return masked(score, (one_hot[:, :q_len] @ one_hot[:, :kv_len].mT)[:, None] == 1)
 
 
+def model(score: Tensor, document_id: Tensor) -> Tensor:
+    """transformers' function for packed sequences."""
+    from transformers.masking_utils import packed_sequence_mask_function
+
+    index = torch.meshgrid(*(torch.arange(score.shape[i]) for i in (0, 2, 3)), indexing="ij")
+    keep = packed_sequence_mask_function(document_id)(index[0], 0, index[1], index[2])
+    return masked(score, keep[:, None])
+
+
 RECIPE = Recipe(
     family="padding, packing, prefixes",
     formula="keep = document_id[b, q] == document_id[b, kv]",
@@ -75,7 +84,10 @@ RECIPE = Recipe(
             batch=1,
         ),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(source="transformers packed_sequence_mask_function", scores=model),
+    ),
     needs=frozenset({"bh"}),
     sizes=Sizes(batch=2, q_len=2048),
     small={"documents": 3},

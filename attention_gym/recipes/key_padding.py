@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.recipe import SQUARE, MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.reference import added, model_mask
 
 
 def key_padding(valid: Tensor) -> MaskMod:
@@ -25,6 +26,15 @@ def padded_batch(sizes: Sizes, shortest: float = 0.25) -> dict[str, Tensor]:
 def dense(score: Tensor, valid: Tensor) -> Tensor:
     """The logarithm of 1 or 0 is added."""
     return score + torch.log(valid[:, None, None].float())
+
+
+def model(score: Tensor, valid: Tensor) -> Tensor:
+    """The mask BERT gets from ones and zeros."""
+    from transformers import BertConfig
+    from transformers.masking_utils import create_bidirectional_mask
+
+    options = {"attention_mask": valid.long()}
+    return added(score, model_mask(create_bidirectional_mask, BertConfig(), score, **options))
 
 
 RECIPE = Recipe(
@@ -69,7 +79,12 @@ RECIPE = Recipe(
             given={"valid": [[False, False, False]]},
         ),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(
+            source="transformers create_bidirectional_mask (BERT)", scores=model, sizes=SQUARE
+        ),
+    ),
     needs=frozenset({"bh"}),
     sizes=Sizes(batch=4, q_len=512),
 )

@@ -36,8 +36,8 @@ def dense(score: Tensor, height: int, width: int, size: int, grid: bool) -> Tens
 
 RECIPE = Recipe(
     family="vision and video",
-    formula="keep = (r_q // P, c_q // P) == (r_kv // P, c_kv // P), or the same of r % (H / P), c % "
-    "(W / P)",
+    formula="keep = (r_q // P, c_q // P) == (r_kv // P, c_kv // P), or the same of r % (H / P), c "
+    "% (W / P)",
     sources=(Source("MaxViT (7 × 7)", "arXiv:2204.01697"),),
     mask=maxvit,
     parameters={

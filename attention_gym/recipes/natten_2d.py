@@ -8,7 +8,7 @@ from attention_gym.reference import masked
 
 
 def near(place: Tensor, other: Tensor, length: int, kernel: int) -> Tensor:
-    """Whether ``other`` is among the ``kernel`` neighbours of ``place`` on an axis of ``length``."""
+    """Whether ``other`` is among the ``kernel`` neighbours of ``place`` on one axis."""
     kernel = min(kernel, length)
     start = (place - kernel // 2).clamp(0, length - kernel)
     return (start <= other) & (other < start + kernel)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
-from attention_gym.reference import masked
+from attention_gym.recipe import SQUARE, MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.reference import added, masked, model_mask
 
 
 def prefix_lm(prefix: int = 128) -> MaskMod:
@@ -21,6 +21,16 @@ def dense(score: Tensor, prefix: int) -> Tensor:
     keep = torch.ones_like(score, dtype=torch.bool).tril()
     keep[..., :prefix] = True
     return masked(score, keep)
+
+
+def model(score: Tensor, prefix: int) -> Tensor:
+    """HRM-text: token types mark the prefix, which forms a block over a causal mask."""
+    from transformers import LlamaConfig
+    from transformers.masking_utils import create_causal_mask
+
+    types = (torch.arange(score.shape[2]) < prefix).long().expand(score.shape[0], -1)
+    options = {"block_sequence_ids": torch.where(types == 1, 0, -1)}
+    return added(score, model_mask(create_causal_mask, LlamaConfig(), score, **options))
 
 
 RECIPE = Recipe(
@@ -61,7 +71,13 @@ RECIPE = Recipe(
             given={"prefix": 9},
         ),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(
+            source="transformers create_causal_mask(block_sequence_ids) (HRM-text)", scores=model,
+            sizes=SQUARE,
+        ),
+    ),
     sizes=Sizes(q_len=1024),
     small={"prefix": 4},
-)
+)  # fmt: skip

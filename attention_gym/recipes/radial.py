@@ -45,8 +45,8 @@ def dense(score: Tensor, tokens: int, levels: int) -> Tensor:
 
 RECIPE = Recipe(
     family="vision and video",
-    formula="keep = |p_q - p_kv| < T / 2^ceil(log2 d), d = |f_q - f_kv|; where that is below one, p_q "
-    "== p_kv in every other frame",
+    formula="keep = |p_q - p_kv| < T / 2^ceil(log2 d), d = |f_q - f_kv|; where that is below one, "
+    "p_q == p_kv in every other frame",
     sources=(Source("Radial Attention", "arXiv:2506.19852"),),
     mask=radial,
     parameters={

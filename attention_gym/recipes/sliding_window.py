@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Source
-from attention_gym.reference import masked
+from attention_gym.recipe import SQUARE, MaskMod, Picture, Recipe, Reference, Sizes, Source
+from attention_gym.reference import added, masked, model_mask
 
 
 def sliding_window(window: int = 256) -> MaskMod:
@@ -20,6 +20,15 @@ def dense(score: Tensor, window: int) -> Tensor:
     """A band: the lower triangle without the triangle ``window`` rows further down."""
     lower = torch.ones_like(score, dtype=torch.bool).tril()
     return masked(score, lower & ~lower.tril(-window))
+
+
+def model(score: Tensor, window: int) -> Tensor:
+    """The mask Mistral gets, from its configuration."""
+    from transformers import MistralConfig
+    from transformers.masking_utils import create_sliding_window_causal_mask
+
+    config = MistralConfig(sliding_window=window)
+    return added(score, model_mask(create_sliding_window_causal_mask, config, score))
 
 
 RECIPE = Recipe(
@@ -69,7 +78,13 @@ RECIPE = Recipe(
             given={"window": 2},
         ),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(
+            source="transformers create_sliding_window_causal_mask (Mistral)", scores=model,
+            sizes=SQUARE,
+        ),
+    ),
     sizes=Sizes(q_len=4096),
     small={"window": 5},
-)
+)  # fmt: skip

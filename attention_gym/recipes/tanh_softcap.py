@@ -1,5 +1,7 @@
 """Scores are squeezed smoothly into (-cap, cap) before the mask and the softmax."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,16 @@ def dense(score: Tensor, cap: float) -> Tensor:
     """The hyperbolic tangent by exponentials, in float64."""
     grown = torch.exp(2 * score.double() / cap)
     return (cap * (grown - 1) / (grown + 1)).to(score.dtype)
+
+
+def model(score: Tensor, cap: float) -> Tensor:
+    """Weights by Gemma 2's own attention, of queries that are the scores and unit keys."""
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+
+    module = SimpleNamespace(num_key_value_groups=1, training=False)
+    key = torch.eye(score.shape[3]).expand(*score.shape[:2], -1, -1)
+    options = {"attention_mask": None, "scaling": 1.0, "softcap": cap}
+    return eager_attention_forward(module, score, key, key, **options)[1].log()
 
 
 RECIPE = Recipe(
@@ -41,7 +53,12 @@ RECIPE = Recipe(
         Picture("38.079708", given={"cap": 50.0}, raw=50.0),
         Picture("-28.920827 -28.920827", given={"cap": 30.0}, raw=-60.0),
     ),
-    references=(Reference(source="dense formula", scores=dense),),
+    references=(
+        Reference(source="dense formula", scores=dense),
+        Reference(
+            source="transformers eager_attention_forward (Gemma 2)", scores=model, weights=True
+        ),
+    ),
     sizes=Sizes(q_len=1024),
     small={"cap": 2.0},
 )
