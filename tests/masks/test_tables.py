@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import _dense_to_ordered, _transpose_ordered
 
+from flexattn import create_block_mask
 from flexattn.masks import tables
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
@@ -72,3 +75,27 @@ def test_no_rows_and_no_columns() -> None:
     for shape in ((1, 1, 0, 4), (1, 1, 3, 0), (0, 2, 3, 3)):
         pair = tables.to_pair(torch.zeros(shape, dtype=torch.bool))
         assert tables.to_listed(pair, shape[-1]).shape == shape
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16])
+def test_intervals_that_a_table_gives_for_each_tile_of_keys(tokens: int) -> None:
+    """Solving for keys meets tables derived from tables, which ascend only where theirs do."""
+    first = torch.tensor([[5, 5, 5], [0, 0, 1]])
+    last = torch.tensor([[9, 9, 9], [2, 2, 2]])
+    used = torch.tensor([[True, True, True], [True, True, True]])
+
+    def mask_mod(b, h, q_idx, kv_idx):
+        tile = (kv_idx // tokens).clamp(max=2)
+        return (first[b, tile] <= q_idx) & (q_idx < last[b, tile]) & used[b, tile]
+
+    sizes = (2, 1, 11, 3 * tokens)
+    mask = create_block_mask(mask_mod, *sizes, device="cpu", BLOCK_SIZE=2)
+    grid = torch.meshgrid(*(torch.arange(n) for n in sizes), indexing="ij")
+    want = mask_mod(*grid)
+    for b, row, column in itertools.product(range(2), range(6), range(-(-sizes[3] // 2))):
+        part = want[b, 0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        counts = mask.kv_num_blocks[b, 0, row], mask.full_kv_num_blocks[b, 0, row]
+        partial = column in mask.kv_indices[b, 0, row, : counts[0]]
+        full = column in mask.full_kv_indices[b, 0, row, : counts[1]]
+        assert (partial or full) or not part.any()
+        assert not full or part.all()

@@ -162,7 +162,9 @@ class Solver:
                 return self._remainders(inner, by, low, high)
             case Apply("where" | "abs" | "minimum" | "maximum") if node.dtype in INTS:
                 return self._choice(node, low, high)
-            case Load(capture, (*leading, last)) if node.dtype in INTS:
+            case Load(capture, (*leading, last)) if (
+                node.dtype in INTS and capture < len(self.captures)  # derived ones may not ascend
+            ):
                 self._check_leading(leading, last)
                 self.requires.setdefault(Ascending(capture))
                 starts = (x and self._start(capture, leading, x) for x in (low, high))
