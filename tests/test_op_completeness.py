@@ -21,6 +21,7 @@ TOTAL = [
     ("flexattn.analysis.formulas.symbols", "RULES", "the sympy expression that formulas print"),
     ("flexattn.lowering.spellings", "SPELLINGS", "the C++ of one value and of a vector"),
     ("flexattn.lowering.triton_spellings", "SPELLINGS", "the Triton of a value of any shape"),
+    ("flexattn.lowering.javascript_spellings", "SPELLINGS", "the JavaScript of one value"),
 ]
 # Tables that treat some operations, and may name no other.
 PARTIAL = [

@@ -15,6 +15,7 @@ from attention_gym.cli import (
     execute,
     figures,
     learn,
+    live,
     measure,
     prove,
 )
@@ -24,7 +25,7 @@ from attention_gym.recipe import Recipe
 from flexattn.errors import FlexAttentionError
 
 # Commands whose NAME decides what other options they have.
-ABOUT_ONE = {"show", "run", "verify", "plot", "explain", "compile", "bench"}
+ABOUT_ONE = {"show", "run", "verify", "plot", "explain", "compile", "bench", "playground"}
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXAMPLES = """\
@@ -50,7 +51,7 @@ def build_parser(recipe: Recipe | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (browse, execute, prove, figures, measure, contrast, build, begin, learn):
+    for group in (browse, execute, prove, figures, measure, contrast, live, build, begin, learn):
         group.add_commands(commands, recipe)
     return parser
 

@@ -1,4 +1,4 @@
-"""The JavaScript target, run by QuickJS: every operation against torch, every recipe against Python."""
+"""The JavaScript target, run by QuickJS: every operation against torch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def evaluate(root: Node, tensors: list[Tensor], compute: str) -> list[Any]:
       const f = ({text})(flexRuntime);
       const captures = {given}.map((c) => ({{shape: c.shape, data: c.data.map(Number)}}));
       const out = [];
-      for (let i = 0; i < {len(tensors[0])}; i++) out.push(String({call}0, 0, 0, i, [], [], captures)));
+      for (let i = 0; i < {len(tensors[0])}; i++) {{
+        out.push(String({call}0, 0, 0, i, [], [], captures)));
+      }}
       out.join(" ")
     """
     return str(context.eval(script)).split()
