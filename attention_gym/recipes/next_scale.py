@@ -27,7 +27,8 @@ def pyramid(sizes: Sizes, step: int = 2) -> dict[str, Tensor]:
 
 def dense(score: Tensor, step: int) -> Tensor:
     """Each row ends where its scale does."""
-    end, side, rows = 0, 1, []
+    end, side = 0, 1
+    rows: list[int] = []
     while len(rows) < score.shape[2]:
         end += side * side
         rows += [end] * (side * side)

@@ -19,7 +19,8 @@ def reference_window(prompt: int = 1024, window: int = 256) -> MaskMod:
 def dense(score: Tensor, prompt: int, window: int) -> Tensor:
     """A cache played step by step: the prompt is kept, of the rest the newest window keys."""
     keep = torch.zeros(score.shape[-2:], dtype=torch.bool)
-    kept, newest = [], []
+    kept: list[int] = []
+    newest: list[int] = []
     for q in range(score.shape[2]):
         (kept if q < prompt else newest).append(q)
         newest = newest[max(0, len(newest) - window) :]
