@@ -11,11 +11,13 @@ OUT    ?= out/gpu
 MINUTES ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test triton39 gpu lint types figures clean
+.PHONY: help demo test docs browser triton39 gpu lint types figures clean
 
 help:
 	@echo "make demo    train a small transformer on the CPU and show what came out (two minutes)"
 	@echo "make test    run every test that needs no GPU"
+	@echo "make docs    build the site into out/site (four minutes)"
+	@echo "make browser install Debian's chromium, which tests of the site open"
 	@echo "make triton39  part of them with Triton 3.9, the newest that is supported"
 	@echo "make gpu     check and measure on this machine's GPU with its own Python (8 minutes)"
 	@echo "             OUT=folder PYTHON=python3 MINUTES=8"
@@ -40,13 +42,23 @@ $(USABLE): pyproject.toml constraints.txt
 	@touch $@
 
 $(READY): pyproject.toml constraints.txt
-	$(INSTALL) '.[gym,test,dev]'
+	$(INSTALL) '.[gym,test,docs,dev]'
 	@touch $@ $(USABLE)
 
 demo: $(USABLE)
 	$(BIN)/python -m attention_gym train --demo --out out/demo
 
-test: $(READY)
+# Opens pages in tests. Where it is there already nothing is done.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$SUDO apt-get update -q && $$SUDO apt-get install -q -y --no-install-recommends \
+		chromium chromium-driver; }
+
+docs: $(READY)
+	$(BIN)/python docs/site/build.py --out out/site
+
+test: $(READY) browser
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not gpu' -q
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/interpreted -n $(JOBS) -q
 

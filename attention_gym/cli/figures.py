@@ -13,7 +13,6 @@ from torch import Tensor
 from attention_gym.blocks import block_classes
 from attention_gym.cli.options import add_recipe, given, new_command
 from attention_gym.cli.report import emit
-from attention_gym.elementwise import modified_scores
 from attention_gym.errors import GymInputError
 from attention_gym.picture import recipe_scores
 from attention_gym.plot import SUFFIXES, THEMES, recipe_figure, save
@@ -44,8 +43,8 @@ def response(recipe: Recipe, given_all: dict[str, Any]) -> tuple[Tensor, Tensor]
     if score_mod is None:
         return None
     before = torch.linspace(-150, 150, 301)
-    after = modified_scores(before.view(-1, 1, 1, 1), score_mod, None).detach().flatten()
-    return before, after
+    place = torch.zeros(len(before), dtype=torch.int64)
+    return before, score_mod(before, place, place, place, place).detach()
 
 
 def plot(options: argparse.Namespace) -> int:

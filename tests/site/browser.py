@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,24 @@ class Browser:
         """What the console holds since the page was opened, from warnings up."""
         kept = {"SEVERE", "WARNING"}
         return [row["message"] for row in self._driver.get_log("browser") if row["level"] in kept]
+
+    def violations(self) -> list[str]:
+        """What axe-core finds against WCAG 2, levels A and AA: rule and the first places."""
+        package = importlib.resources.files("axe_core_python")
+        self._driver.execute_script((package / "axe.min.js").read_text())
+        return self._driver.execute_async_script(
+            "const done = arguments[0];"
+            "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa']}).then((found) => done("
+            "found.violations.map((v) => v.id + ': ' + v.nodes.slice(0, 4).map("
+            "(n) => n.target + ' ' + (n.any[0] ? n.any[0].message : '')).join(' | '))));"
+        )
+
+    def press(self, *names: str) -> None:
+        """Keys by Selenium's names, wherever the focus is."""
+        from selenium.webdriver import ActionChains, Keys
+
+        for name in names:
+            ActionChains(self._driver).send_keys(getattr(Keys, name)).perform()
 
     def resize(self, width: int, height: int) -> None:
         self._driver.execute_cdp_cmd(

@@ -1,0 +1,117 @@
+"""Reference pages made from the tables of the code: errors, operations, settings, functions."""
+
+from __future__ import annotations
+
+import inspect
+
+import flexattn
+from flexattn import errors
+from flexattn.ir.ops import OPS
+from flexattn.knobs import KNOBS
+from flexattn.lowering import javascript_spellings, spellings, triton_spellings
+
+
+def code(text: str) -> str:
+    """A cell of a table: the text as code, whatever signs it holds."""
+    return f"`` {text} ``".replace("|", "\\|") if text else ""
+
+
+def errors_page() -> str:
+    """Every class with its docstring; the examples in them are tests."""
+    found = [getattr(errors, name) for name in errors.__all__]
+    parts = [
+        "# Errors\n",
+        "Each error says what is wrong, *at* which line, *why*, and the *fix*.\n",
+    ]
+    for error in found:
+        text = inspect.cleandoc(error.__doc__ or "")
+        bases = ", ".join(base.__name__ for base in error.__bases__)
+        parts.append(f"## {error.__name__}\n\nA kind of {bases}.\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def ops_page() -> str:
+    """Every operation a mod may use, and its spelling in each target."""
+    lines = [
+        "# Operations\n",
+        "What a mod may use, and what it becomes. Spellings are those for floats, else for whole "
+        "numbers, else for booleans.\n",
+        "| operation | takes | gives | C++ | Triton | JavaScript |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, op in OPS.items():
+        cpp = {k: s.scalar for k, s in spellings.SPELLINGS[name].items()}
+        rows = (cpp, triton_spellings.SPELLINGS[name], javascript_spellings.SPELLINGS[name])
+        texts = [row.get("float") or row.get("int") or row.get("bool") or "" for row in rows]
+        lines.append(" | ".join([f"| `{name}`", op.takes, op.gives, *map(code, texts)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def knobs_page() -> str:
+    lines = ["# Settings\n", "Environment variables, read when they are needed.\n"]
+    lines += ["| variable | meaning | when it is unset |", "|---|---|---|"]
+    lines += [f"| `{k.name}` | {k.meaning} | {k.default} |" for k in KNOBS.values()]
+    return "\n".join(lines) + "\n"
+
+
+def api_page() -> str:
+    """Every public name with its docstring."""
+    parts = ["# Functions and classes\n"]
+    for name in sorted(set(flexattn.__all__) - {"errors", "__version__"}):
+        value = getattr(flexattn, name)
+        text = inspect.cleandoc(inspect.getdoc(value) or "")
+        head = name
+        if callable(value):
+            try:
+                head = f"{name}{inspect.signature(value)}"
+            except (TypeError, ValueError):
+                head = name
+        parts.append(f"## {name}\n\n```text\nflexattn.{head}\n\n{text}\n```\n")
+        if inspect.isclass(value):
+            parts += methods(value)
+    return "\n".join(parts)
+
+
+def methods(value: type) -> list[str]:
+    """Public methods and properties of a class, its own and those it takes from ours."""
+    parts = []
+    for name, member in inspect.getmembers(value):
+        text = inspect.getdoc(member)
+        if (
+            name.startswith("_")
+            or not text
+            or not (callable(member) or isinstance(member, property))
+        ):
+            continue
+        home = getattr(member, "__module__", "") or getattr(value, "__module__", "")
+        if home.startswith("flexattn"):
+            parts.append(f"### {value.__name__}.{name}\n\n```text\n{inspect.cleandoc(text)}\n```\n")
+    return parts
+
+
+def stages_page() -> str:
+    """One mask on its way from Python to a kernel, as the stages print it while this is built."""
+    from attention_gym.gallery import load
+    from attention_gym.recipe import Sizes
+
+    recipe = load("causal_window_document")
+    sizes, given = Sizes(batch=1, heads=2, q_len=64), {"window": 12, "documents": 3}
+    captures = recipe.make_captures(sizes, given)
+    _, mask_mod = recipe.mods({**given, **captures})
+    told = flexattn.explain(mask_mod=mask_mod, B=1, H=2, Q_LEN=64, BLOCK_SIZE=8)
+    from attention_gym.code import code as pasted
+
+    parts = ["# One mask, stage by stage\n"]
+    parts.append(
+        "Packed documents with a causal window, at 64 tokens. What follows was printed by the "
+        f"stages themselves.\n\n## Python\n\n```python\n{pasted(recipe)}\n```\n"
+    )
+    for title, text in told.sections.items():
+        if text:
+            parts.append(f"## {title}\n\n```text\n{text}\n```\n")
+    start = told.forward.find("mask_mod")
+    region = told.forward[max(0, told.forward.rfind("\n", 0, start)) : start + 2500]
+    parts.append(
+        f"## kernel\n\nThe part of the C++ kernel that this mask is:\n\n```cpp\n{region}\n```\n"
+    )
+    return "\n".join(parts)
