@@ -79,7 +79,7 @@ def prepare(source: Path, chosen: Sequence[str]) -> None:
         (source / folder).mkdir(parents=True, exist_ok=True)
     copy_markdown(source)
     shutil.copy(HERE / "conf.py", source)
-    shutil.copy(HERE / "index.md", source)
+    shutil.copy(HERE / "front.txt", source / "index.md")
     shutil.copytree(HERE / "static", source / "static", dirs_exist_ok=True)
     (source / "static" / "playground.js").write_text(script())
     (source / "static" / "playground.css").write_text(style())
