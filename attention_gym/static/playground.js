@@ -16,6 +16,10 @@
 
   const colour = (host, name) => getComputedStyle(host).getPropertyValue(name).trim();
 
+  // The numbers that base64 holds as the bytes of float32.
+  const floats = (text) =>
+    new Float32Array(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+
   function mapped(share) {
     const at = Math.min(Math.max(share, 0), 1) * (MAP.length - 1), low = Math.floor(at);
     const high = Math.min(low + 1, MAP.length - 1), part = at - low;
@@ -26,10 +30,11 @@
     constructor(host) {
       this.host = host;
       this.data = JSON.parse(host.querySelector("script").textContent);
-      for (const table of this.data.tables) table.data = table.data.map(Number);
+      for (const table of this.data.tables) table.data ??= floats(table.f32);
       this.programs = this.data.programs.map((text) => (0, eval)(text)(flexRuntime));
       this.places = Object.fromEntries(this.data.sliders.map((s) => [s.name, s.start]));
-      Object.assign(this.places, { "@head": 0, "@batch": 0, "@block": 1, "@raw": 0 });
+      const raw = Number(this.data.ramp);
+      Object.assign(this.places, { "@head": 0, "@batch": 0, "@block": 1, "@raw": raw });
       this.inputs = {};
       this.build();
       this.draw();
@@ -48,7 +53,7 @@
       }
       controls.append(this.control("@block", "rows and columns of a block [tokens]", SIZES));
       if (this.data.kind.includes("score")) {
-        const words = "raw score: 0, or from -4 on the left to 4 on the right";
+        const words = "raw scores: from -4 at the first key to 4 at the last, or 0 everywhere";
         controls.append(this.control("@raw", words, [false, true], true));
       }
       const figure = (name) => {
@@ -71,7 +76,7 @@
       else Object.assign(input, { min: 0, max: stops.length - 1, step: 1, value: start });
       const show = () => {
         value.textContent = ` ${stops[this.places[name]]}`;
-        input.setAttribute("aria-valuetext", String(stops[this.places[name]]));
+        if (!truth) input.setAttribute("aria-valuetext", String(stops[this.places[name]]));
       };
       input.addEventListener("input", () => {
         this.places[name] = truth ? Number(input.checked) : Number(input.value);
@@ -96,39 +101,49 @@
 
     // Values -----------------------------------------------------------------------------------
 
+    // What the stops chosen ask for; where they do not fit together, what was drawn last.
     state() {
+      return this.chosen() ?? this.last;
+    }
+
+    chosen() {
       return this.data.states[this.data.sliders.map((s) => this.places[s.name]).join(",")];
     }
 
-    // Modified scores of the head drawn, -Infinity where dropped: rows of numbers.
-    scores() {
+    // Of the head drawn: whether the mask keeps each pair, and the modified score of those kept.
+    values() {
       const state = this.state(), { q_len, kv_len } = this.data.sizes;
       const head = this.places["@head"], batch = this.places["@batch"];
       const { score, mask } = this.programs[state.program];
       const tables = state.tables.map((i) => this.data.tables[i]);
-      const rows = [];
+      const scores = [], kept = [];
       for (let q = 0; q < q_len; q++) {
-        const row = [];
+        scores.push([]);
+        kept.push([]);
         for (let kv = 0; kv < kv_len; kv++) {
           const raw = this.places["@raw"] ? Math.fround((8 * kv) / Math.max(1, kv_len - 1) - 4) : 0;
           const place = [batch, head, q, kv, state.ints, state.floats, tables];
-          const kept = mask === null || mask(...place);
-          row.push(!kept ? -Infinity : score === null ? raw : score(raw, ...place));
+          kept[q].push(mask === null || mask(...place));
+          const modified = score === null ? raw : score(raw, ...place);
+          scores[q].push(kept[q][kv] ? modified : -Infinity);
         }
-        rows.push(row);
       }
-      return rows;
+      return { scores, kept };
     }
 
-    // 0 empty, 1 partial, 2 full, block by block.
-    classes(rows = this.scores()) {
+    scores() {
+      return this.values().scores;
+    }
+
+    // 0 empty, 1 partial, 2 full, block by block: what the mask says, whatever the scores are.
+    classes(kept = this.values().kept) {
       const size = SIZES[this.places["@block"]], { q_len, kv_len } = this.data.sizes, out = [];
       for (let top = 0; top < q_len; top += size) {
         const line = [];
         for (let left = 0; left < kv_len; left += size) {
-          const part = rows.slice(top, top + size).map((row) => row.slice(left, left + size)).flat();
-          const kept = part.filter((v) => v !== -Infinity).length;
-          line.push(kept === 0 ? 0 : kept === part.length ? 2 : 1);
+          const part = kept.slice(top, top + size).map((row) => row.slice(left, left + size)).flat();
+          const count = part.filter(Boolean).length;
+          line.push(count === 0 ? 0 : count === part.length ? 2 : 1);
         }
         out.push(line);
       }
@@ -138,27 +153,27 @@
     // Pictures ---------------------------------------------------------------------------------
 
     draw() {
-      if (!this.state()) {
-        this.note.textContent = "These values do not fit together; the picture is the last one.";
-        return;
-      }
-      this.note.textContent = "";
-      const rows = this.scores(), flat = rows.flat(), kept = flat.filter((v) => v !== -Infinity);
-      const low = Math.min(...kept), high = Math.max(...kept);
+      const words = "These values do not fit together: the picture is that of the last ones that do.";
+      this.note.textContent = this.chosen() ? "" : words;
+      this.last = this.state();
+      const { scores: rows, kept } = this.values(), flat = rows.flat();
+      const finite = flat.filter(Number.isFinite);
+      const low = Math.min(...finite), high = Math.max(...finite);
       const empty = colour(this.host, "--fp-empty"), full = colour(this.host, "--fp-full");
-      const heat = kept.length > 0 && high > low;
+      const heat = high > low;
       this.paint(this.cells, rows, (v) =>
         v === -Infinity ? empty : heat ? mapped((v - low) / (high - low)) : full);
-      const share = ((100 * kept.length) / flat.length).toFixed(1);
+      const left = flat.filter((v) => v !== -Infinity).length;
+      const share = ((100 * left) / flat.length).toFixed(1);
       const digits = (v) => Number(v.toPrecision(4));
       const range = heat ? `, scores from ${digits(low)} to ${digits(high)}` : "";
-      const words = `${share}% of pairs kept${range}`;
+      const told = `${share}% of pairs kept${range}`;
       this.caption(this.cellsCaption, heat
         ? [["dropped", empty], ["lowest", mapped(0)], ["highest", mapped(1)]]
-        : [["dropped", empty], ["kept", full]], `Rows are queries, columns keys. ${words}.`);
-      this.cells.setAttribute("aria-label", `${this.data.name}, pair by pair: ${words}`);
+        : [["dropped", empty], ["kept", full]], `Rows are queries, columns keys. ${told}.`);
+      this.cells.setAttribute("aria-label", `${this.data.name}, pair by pair: ${told}`);
 
-      const classes = this.classes(rows), all = classes.flat();
+      const classes = this.classes(kept), all = classes.flat();
       const names = ["empty", "partial", "full"];
       const colours = names.map((name) => colour(this.host, `--fp-${name}`));
       const counts = names.map((_, i) => all.filter((c) => c === i).length);
@@ -166,8 +181,8 @@
       const skipped = ((100 * counts[0]) / all.length).toFixed(1);
       this.caption(this.blocksCaption, names.map((n, i) => [`${counts[i]} ${n}`, colours[i]]),
         `Block sparsity ${skipped}%.`);
-      const told = names.map((n, i) => `${counts[i]} ${n}`).join(", ");
-      this.blocks.setAttribute("aria-label", `blocks: ${told}`);
+      const list = names.map((n, i) => `${counts[i]} ${n}`).join(", ");
+      this.blocks.setAttribute("aria-label", `blocks: ${list}`);
     }
 
     paint(canvas, rows, of) {
@@ -182,10 +197,10 @@
     }
 
     caption(host, keys, words) {
-      host.replaceChildren(words, ...keys.flatMap(([name, ink]) => {
+      host.replaceChildren(words, ...keys.map(([name, ink]) => {
         const square = element("span", { className: "fp-key" });
         square.style.background = ink;
-        return [square, name];
+        return element("span", { className: "fp-entry" }, square, name);
       }));
     }
   }

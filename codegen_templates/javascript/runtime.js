@@ -32,13 +32,22 @@ const flexRuntime = (() => {
   }
 
   function ipow(base, exponent) {
-    let out = 1n;
-    for (let i = 0; i < exponent; i++) out = BigInt.asIntN(64, out * BigInt(base));
+    let out = 1n, square = BigInt(base);
+    for (; exponent > 0; exponent = Math.floor(exponent / 2)) {
+      if (exponent % 2 === 1) out = BigInt.asIntN(64, out * square);
+      square = BigInt.asIntN(64, square * square);
+    }
     return Number(out);
   }
 
+  // As C has it: 1 to any power is 1, and so is -1 to an infinite one.
+  function pow(base, exponent) {
+    if (base === 1 || (base === -1 && Math.abs(exponent) === Infinity)) return 1;
+    return Math.pow(base, exponent);
+  }
+
   function round(x) {
-    const floor = Math.floor(x), part = x - floor;
+    const floor = Math.floor(x), part = x - floor; // a NaN for an infinity
     if (part < 0.5) return floor;
     if (part > 0.5) return floor + 1;
     return floor % 2 === 0 ? floor : floor + 1;
@@ -86,7 +95,7 @@ const flexRuntime = (() => {
   }
 
   return {
-    load, mod, floatMod, floatFloorDiv, ipow, round, erf, erfc,
+    load, mod, floatMod, floatFloorDiv, ipow, pow, round, erf, erfc,
     mul: (a, b) => (Number.isSafeInteger(a * b) ? a * b + 0 : wrap(BigInt(a) * BigInt(b))),
     floorDiv: (a, b) => (b === 0 ? 0 : (a - mod(a, b)) / b + 0),
     truncDiv: (a, b) => (b === 0 ? 0 : (a - (a % b)) / b + 0),
@@ -95,9 +104,9 @@ const flexRuntime = (() => {
     or: (a, b) => both(a, b, (x, y) => x | y, (x, y) => x | y),
     xor: (a, b) => both(a, b, (x, y) => x ^ y, (x, y) => x ^ y),
     not: (a) => -1 - a,
-    shl: (a, b) => wrap(BigInt(a) << BigInt(b)),
-    shr: (a, b) => Math.floor(a / 2 ** Math.min(b, 64)),
-    toInt: (x) => (Number.isFinite(x) ? Math.trunc(x) + 0 : 0),
+    shl: (a, b) => (b >= 0 && b < 64 ? wrap(BigInt(a) << BigInt(b)) : 0),
+    shr: (a, b) => (b >= 0 && b < 64 ? Math.floor(a / 2 ** b) : a < 0 ? -1 : 0),
+    toInt: (x) => (Math.abs(x) < 2 ** 63 ? Math.trunc(x) + 0 : -(2 ** 63)), // as processors do
     sigmoid: (x) => 1 / (1 + Math.exp(-x)),
     sign: (x) => (x > 0 ? 1 : x < 0 ? -1 : 0),
     same: (x) => x,

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from attention_gym.blocks import block_classes, recipe_mask
 from attention_gym.cli.figures import response
 from attention_gym.picture import recipe_scores
-from attention_gym.plot import THEMES, Theme, new_figure, recipe_figure
+from attention_gym.plot import THEMES, Theme, new_figure, recipe_figure, varies_with_distance
 from attention_gym.recipe import Recipe
 
 BLOCK = 8
@@ -23,6 +23,8 @@ def draw(recipe: Recipe, folder: Path) -> None:
     sizes = replace(recipe.drawn(default=64), kv_heads=0)
     given = {name: p.default for name, p in recipe.options().items()} | dict(recipe.small)
     scores = recipe_scores(recipe, sizes, given)[0]
+    if recipe.score is not None and not varies_with_distance(scores):
+        scores = recipe_scores(recipe, sizes, given, raw=1.0)[0]  # it scales: 0 stays 0
     mask = recipe_mask(recipe, sizes, given, block=BLOCK)
     classes = None if mask is None else block_classes(mask)[0, 0]
     image = None

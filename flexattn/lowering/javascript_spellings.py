@@ -44,7 +44,7 @@ SPELLINGS: dict[str, _Row] = {
     "truncdiv": {"int": "m.truncDiv({0}, {1})", "float": "F(Math.trunc(F({0} / {1})))"},
     "mod": {"int": "m.mod({0}, {1})", "float": "F(m.floatMod({0}, {1}))"},
     "fmod": {"int": "m.rest({0}, {1})", "float": "F({0} % {1})"},
-    "pow": {"int": "m.ipow({0}, {1})", "float": "F(Math.pow({0}, {1}))"},
+    "pow": {"int": "m.ipow({0}, {1})", "float": "F(m.pow({0}, {1}))"},
     "eq": _all("{0} === {1}"),
     "ne": _all("{0} !== {1}"),
     "lt": _comparison("<"),

@@ -8,7 +8,21 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from flexattn.ir.nodes import BOOL, FLOATS, I64, Apply, Const, Input, Load, Node, walk
+import numpy as np
+
+from flexattn.ir.nodes import (
+    BOOL,
+    F32,
+    FLOATS,
+    I64,
+    Apply,
+    Const,
+    DType,
+    Input,
+    Load,
+    Node,
+    walk,
+)
 from flexattn.ir.program import Program
 from flexattn.lowering.javascript_spellings import SPELLINGS
 from flexattn.lowering.spellings import kind
@@ -41,7 +55,7 @@ def lower_javascript(program: Program) -> str:
 def _function(program: Program, root: Node | None, arguments: str) -> str:
     if root is None:
         return "null"
-    names: dict[Node, str] = {}
+    names: dict[Node, str] = {}  # of each node so far: a constant, an input or a t
     lines: list[str] = []
     for node in walk(root):
         text = _text(program, node, names)
@@ -55,22 +69,22 @@ def _function(program: Program, root: Node | None, arguments: str) -> str:
 def _text(program: Program, node: Node, names: dict[Node, str]) -> str:
     match node:
         case Const(value, dtype):
-            return _constant(value, floating=dtype in FLOATS)
+            return _constant(value, dtype)
         case Input(name):
             return _input(program, name)
         case Load(capture, indices, dtype):
             at = ", ".join(names[index] for index in indices)
-            text = f"m.load(captures[{capture}], {at})"
-            return f"{text} !== 0" if dtype == BOOL else text
+            text = f"m.load(captures[{capture}], {at})" if at else f"m.load(captures[{capture}])"
+            return f"{text} !== 0" if dtype == BOOL else f"F({text})" if dtype in FLOATS else text
         case Apply("pow", (base, Const(exponent)), dtype) if dtype in FLOATS:
-            return _power(names[base], float(exponent))
+            return _power(names[base], exponent, _constant(exponent, dtype))
         case Apply(op, args):
             last = args[0 if op == "override_grad" else -1]
             return SPELLINGS[op][kind(last.dtype)].format(*(names[arg] for arg in args))
     raise TypeError(f"not a node: {node!r}")
 
 
-def _power(base: str, exponent: float) -> str:
+def _power(base: str, exponent: float, text: str) -> str:
     """The exponents that torch treats apart, as torch does."""
     known = {
         2.0: f"F({base} * {base})",
@@ -80,7 +94,7 @@ def _power(base: str, exponent: float) -> str:
         -1.0: f"F(1 / {base})",
         -2.0: f"F(1 / F({base} * {base}))",
     }
-    return known.get(exponent, f"F(Math.pow({base}, {_constant(exponent, floating=True)}))")
+    return known.get(exponent, f"F(m.pow({base}, {text}))")
 
 
 def _input(program: Program, name: str) -> str:
@@ -92,15 +106,22 @@ def _input(program: Program, name: str) -> str:
     position = int(name[1:])
     dtype = program.numbers[position]
     place = sum((other == I64) == (dtype == I64) for other in program.numbers[:position])
-    return f"ints[{place}]" if dtype == I64 else f"floats[{place}]"
+    return f"ints[{place}]" if dtype == I64 else f"F(floats[{place}])"
 
 
-def _constant(value: bool | int | float, *, floating: bool) -> str:
-    if isinstance(value, bool):
+def _constant(value: bool | int | float, dtype: DType) -> str:
+    if dtype == BOOL:
         return "true" if value else "false"
     if value != value:
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "Infinity" if value > 0 else "(-Infinity)"
-    text = repr(value) if floating else str(value)
+    if dtype not in FLOATS:
+        text = str(int(value))
+    elif dtype == F32:
+        single = np.float32(value)
+        text = str(single)  # the shortest that float32 reads so
+        text = text if float(text) == float(single) else f"F({text})"
+    else:
+        text = repr(float(value))
     return f"({text})" if text.startswith("-") else text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from attention_gym.blocks import block_classes
 from attention_gym.cli.app import main
+from attention_gym.elementwise import modified_scores
 from attention_gym.gallery import load, names
-from attention_gym.picture import recipe_scores
-from attention_gym.playground import page, playground, sizes_of
+from attention_gym.playground import defaults, page, playground, ramp, sizes_of
 from flexattn import create_block_mask
 
+Place: TypeAlias = tuple[int, ...]
+Classes: TypeAlias = list[list[int]]
 WIDGET = "document.querySelector('.flex-playground').flexPlayground"
 
 
@@ -32,12 +35,35 @@ def drawn(browser: Browser) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def python_says(name: str, place: tuple[int, ...], head: int, batch: int) -> Tensor:
-    recipe, sliders = load(name), playground(name)["sliders"]
-    given: dict[str, Any] = {k: p.default for k, p in recipe.options().items()}
-    given |= recipe.small
-    given |= {s["name"]: s["stops"][at] for s, at in zip(sliders, place, strict=True)}
-    return recipe_scores(recipe, sizes_of(recipe), given)[batch, head].double()
+def python_says(
+    name: str, place: Place, head: int, batch: int, *, ramped: bool
+) -> tuple[Tensor, Classes]:
+    """Scores, by plain torch, and which blocks of 4 are empty, partial, full."""
+    recipe, sizes = load(name), sizes_of(load(name))
+    given = defaults(recipe) | values_of(name, place)
+    given |= recipe.make_captures(sizes, given)
+    score_mod, mask_mod = recipe.mods(given)
+    raw = ramp(sizes) if ramped else torch.zeros_like(ramp(sizes))
+    scores = modified_scores(raw, score_mod, mask_mod).detach()[batch, head]
+    keep = modified_scores(torch.zeros_like(raw), None, mask_mod)[batch, head] == 0
+    rows = [part.split(4, dim=1) for part in keep.split(4)]
+    return scores.double(), [[int(x.any()) + int(x.all()) for x in row] for row in rows]
+
+
+def values_of(name: str, place: Place) -> dict[str, Any]:
+    sliders = playground(name)["sliders"]
+    return {s["name"]: s["stops"][at] for s, at in zip(sliders, place, strict=True)}
+
+
+def places(name: str) -> list[Place]:
+    """Combinations that can be drawn, that of the page as it opens first."""
+    texts = playground(name)["states"]
+    return [tuple(int(i) for i in re.findall(r"\d+", text)) for text in texts]
+
+
+def choose(browser: Browser, values: dict[str, Any]) -> None:
+    for slider, value in values.items():
+        browser.evaluate(f"{WIDGET}.set(arguments[0], arguments[1])", slider, value)
 
 
 @pytest.mark.parametrize("name", chosen(names()))
@@ -45,23 +71,22 @@ def test_dragging_draws_what_python_says(name: str, browser: Browser, tmp_path: 
     path = tmp_path / f"{name}.html"
     path.write_text(page(name))
     browser.open(path)
-    data = playground(name)
-    states = [tuple(int(i) for i in re.findall(r"\d+", text)) for text in data["states"]]
-    tried = [states[0], *random.sample(states, min(3, len(states)))]
+    found, sizes = playground(name), playground(name)["sizes"]
+    tried = places(name)
+    tried = [tried[0], *random.sample(tried, min(3, len(tried)))]
     for number, place in enumerate(tried):
-        head = number % data["sizes"]["heads"]
-        batch = number % data["sizes"]["batch"]
-        for slider, at in zip(data["sliders"], place, strict=True):
-            browser.evaluate(
-                f"{WIDGET}.set(arguments[0], arguments[1])", slider["name"], slider["stops"][at]
-            )
-        if data["sizes"]["heads"] > 1:
-            browser.evaluate(f"{WIDGET}.set('@head', {head})")
-        if data["sizes"]["batch"] > 1:
-            browser.evaluate(f"{WIDGET}.set('@batch', {batch})")
-        want = python_says(name, place, head, batch)
-        torch.testing.assert_close(drawn(browser), want, rtol=2e-4, atol=2e-4)
+        head, batch = number % sizes["heads"], number % sizes["batch"]
+        ramped = found["ramp"] if number == 0 else number % 2 == 1
+        if number > 0:  # at first as it opens
+            choose(browser, values_of(name, place))
+        wanted = {"@head": head, "@batch": batch, "@raw": ramped and "score" in found["kind"]}
+        controls = browser.evaluate(f"Object.keys({WIDGET}.inputs)")
+        choose(browser, {k: v for k, v in wanted.items() if k in controls})
+        scores, classes = python_says(name, place, head, batch, ramped=wanted["@raw"])
+        torch.testing.assert_close(drawn(browser), scores, rtol=2e-6, atol=2e-6, equal_nan=True)
+        assert browser.evaluate(f"{WIDGET}.classes()") == classes
     assert not browser.errors()
+    assert path.stat().st_size < 200_000
 
 
 def test_a_slider_moves_picture_blocks_and_words(browser: Browser, tmp_path: Path) -> None:
@@ -93,8 +118,44 @@ def test_it_fits_a_phone_and_follows_dark(browser: Browser, tmp_path: Path) -> N
     browser.open(path)
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360
     light = browser.evaluate("document.querySelector('canvas').toDataURL()")
+    assert not browser.violations()
     browser.prefer("dark")
+    assert not browser.violations()
     assert browser.evaluate("document.querySelector('canvas').toDataURL()") != light
     browser.prefer("light")
     browser.resize(1200, 900)
+    assert not browser.errors()
+
+
+def test_values_that_do_not_fit_leave_the_picture_and_say_so(
+    browser: Browser, tmp_path: Path
+) -> None:
+    name = next(n for n in names() if missing(n))
+    path = tmp_path / "page.html"
+    path.write_text(page(name))
+    browser.open(path)
+    place = missing(name)[0]
+    for slider, value in values_of(name, place).items():
+        choose(browser, {slider: value})
+        if not browser.evaluate(f"{WIDGET}.chosen()"):
+            break
+    assert "do not fit" in browser.evaluate("document.querySelector('.fp-note').textContent")
+    assert browser.evaluate(f"{WIDGET}.scores().length") == sizes_of(load(name)).q_len
+    choose(browser, values_of(name, places(name)[0]))
+    assert browser.evaluate("document.querySelector('.fp-note').textContent") == ""
+    assert not browser.errors()
+
+
+def missing(name: str) -> list[Place]:
+    ranges = [range(len(s["stops"])) for s in playground(name)["sliders"]]
+    return [place for place in itertools.product(*ranges) if place not in places(name)]
+
+
+def test_the_keyboard_moves_a_slider(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(page("sliding_window"))
+    browser.open(path)
+    before = browser.evaluate("document.querySelector('output').textContent")
+    browser.press("TAB", "ARROW_RIGHT")
+    assert browser.evaluate("document.querySelector('output').textContent") != before
     assert not browser.errors()
