@@ -33,7 +33,7 @@ def add_commands(commands: Any, recipe: Recipe | None) -> None:
     )  # fmt: skip
     parser.add_argument("--q-len", type=int, help="queries drawn; a size that fits if not given")
     parser.add_argument("--kv-len", type=int, help="keys drawn; a size that fits if not given")
-    parser.add_argument("--block", type=int, default=8, help="block size, 8 if not given")
+    parser.add_argument("--block-size", type=int, default=8, help="block size, 8 if not given")
     parser.add_argument("--head", type=int, default=0, help="head drawn, 0 if not given")
 
 
@@ -58,8 +58,8 @@ def plot(options: argparse.Namespace) -> int:
         )
     if not all(n is None or 1 <= n <= LARGEST for n in (options.q_len, options.kv_len)):
         raise GymInputError(f"lengths drawn are 1 to {LARGEST}.")
-    if options.block < 1 or options.head < 0:
-        raise GymInputError("--block is above 0 and --head is 0 or more.")
+    if options.block_size < 1 or options.head < 0:
+        raise GymInputError("--block-size is above 0 and --head is 0 or more.")
     sizes = recipe.drawn(q_len=options.q_len or 0, kv_len=options.kv_len or 0, default=64)
     sizes = replace(sizes, heads=max(options.head + 1, sizes.heads), kv_heads=0)
     parameters = given(options)
@@ -73,7 +73,7 @@ def plot(options: argparse.Namespace) -> int:
     if mask_mod is not None:
         mask = create_block_mask(
             mask_mod, sizes.batch, sizes.heads, sizes.q_len, sizes.kv_len, device="cpu",
-            BLOCK_SIZE=options.block,
+            BLOCK_SIZE=options.block_size,
         )  # fmt: skip
         classes = block_classes(mask)[0, min(options.head, mask.kv_num_blocks.shape[1] - 1)]
     chosen = list(THEMES) if options.theme == "both" else [options.theme]
@@ -81,8 +81,9 @@ def plot(options: argparse.Namespace) -> int:
     for name in chosen:
         target = path.with_stem(f"{path.stem}-{name}") if len(chosen) > 1 else path
         figure = recipe_figure(
-            scores, classes, response(recipe, given_all), head=options.head, block=options.block,
-            title=f"{recipe.name}: {recipe.formula}", theme=THEMES[name], image=image,
+            scores, classes, response(recipe, given_all), head=options.head,
+            block=options.block_size, title=f"{recipe.name}: {recipe.formula}",
+            theme=THEMES[name], image=image,
         )  # fmt: skip
         save(figure, target)
         rows.append({"file": str(target), "theme": name, "bytes": target.stat().st_size})

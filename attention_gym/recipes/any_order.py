@@ -16,11 +16,11 @@ def any_order(step: Tensor) -> MaskMod:
     return mask_mod
 
 
-def in_rounds(sizes: Sizes, rounds: int = 8) -> dict[str, Tensor]:
-    """Each token is written in one of ``rounds`` rounds, at random."""
+def in_turns(sizes: Sizes, turns: int = 8) -> dict[str, Tensor]:
+    """Each token is written in one of ``turns`` rounds, at random."""
     length = max(sizes.q_len, sizes.kv_len)
     generator = torch.Generator().manual_seed(0)
-    return {"step": torch.randint(rounds, (sizes.batch, length), generator=generator)}
+    return {"step": torch.randint(turns, (sizes.batch, length), generator=generator)}
 
 
 def dense(score: Tensor, step: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ RECIPE = Recipe(
         Source("MAR, images in random sets", "arXiv:2406.11838"),
     ),
     mask=any_order,
-    captures=in_rounds,
-    parameters={"rounds": "rounds in which tokens are written [count]"},
+    captures=in_turns,
+    parameters={"turns": "rounds in which tokens are written [count]"},
     captured={"step": "[B, S] int64: round each token is written in, S = max(Q_LEN, KV_LEN)"},
     equivalents=(
         "xlnet_content: one token a round",

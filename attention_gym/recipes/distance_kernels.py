@@ -24,11 +24,11 @@ def distance_kernels(distance: Tensor, weight: Tensor, widest: float = 8.0) -> S
     return score_mod
 
 
-def molecules(sizes: Sizes, kernels: int = 8, size: float = 4.0) -> dict[str, Tensor]:
-    """Atoms at random places within ``size``, others in every batch entry."""
+def molecules(sizes: Sizes, kernels: int = 8, box: float = 4.0) -> dict[str, Tensor]:
+    """Atoms at random places within ``box``, others in every batch entry."""
     generator = torch.Generator().manual_seed(0)
     count = max(sizes.q_len, sizes.kv_len)
-    place = size * torch.rand(sizes.batch, count, 3, generator=generator)
+    place = box * torch.rand(sizes.batch, count, 3, generator=generator)
     weight = torch.randn(sizes.heads, kernels, generator=generator)
     return {"distance": torch.cdist(place, place), "weight": weight}
 
@@ -55,7 +55,7 @@ RECIPE = Recipe(
     parameters={
         "widest": "distance the means are spread over; their step is the width [Å]",
         "kernels": "Gaussians [count]",
-        "size": "side of the box the atoms lie in [Å]",
+        "box": "side of the box the atoms lie in [Å]",
     },
     captured={
         "distance": "[B, N, N] float: distance of atoms, N = max(Q_LEN, KV_LEN) [Å]",

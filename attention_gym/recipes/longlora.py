@@ -7,23 +7,23 @@ from attention_gym.recipe import MaskMod, Picture, Recipe, Reference, Sizes, Sou
 from attention_gym.reference import masked
 
 
-def longlora(heads: int = 8, group: int = 2048) -> MaskMod:
+def longlora(all_heads: int = 8, group: int = 2048) -> MaskMod:
     """keep = q >= kv and (q + shift) // group == (kv + shift) // group, shift by head"""
     half = group // 2
 
     def mask_mod(b, h, q_idx, kv_idx):
-        shift = torch.where(h >= heads // 2, half, 0)
+        shift = torch.where(h >= all_heads // 2, half, 0)
         same = (q_idx + shift) // group == (kv_idx + shift) // group
         return (q_idx >= kv_idx) & same
 
     return mask_mod
 
 
-def dense(score: Tensor, heads: int, group: int) -> Tensor:
+def dense(score: Tensor, all_heads: int, group: int) -> Tensor:
     """Cuts of the sequence, head by head; a query sees back to its last cut."""
     keep = torch.zeros(score.shape[1:], dtype=torch.bool)
     for head in range(score.shape[1]):
-        first = 0 if head < heads // 2 else group - group // 2
+        first = 0 if head < all_heads // 2 else group - group // 2
         cuts = [0, *range(first, score.shape[2], group)]
         for q in range(score.shape[2]):
             keep[head, q, max(c for c in cuts if c <= q) : q + 1] = True
@@ -36,7 +36,7 @@ RECIPE = Recipe(
     sources=(Source("LongLoRA, shifted sparse attention (group 2048)", "arXiv:2309.12307"),),
     mask=longlora,
     parameters={
-        "heads": "query heads; the second half of them is shifted [count]",
+        "all_heads": "query heads; the second half of them is shifted [count]",
         "group": "keys of a group [tokens]",
     },
     equivalents=(
@@ -53,7 +53,7 @@ RECIPE = Recipe(
             . . . . # .
             . . . . # #
             """,
-            given={"heads": 2, "group": 4},
+            given={"all_heads": 2, "group": 4},
         ),
         Picture(
             """
@@ -65,7 +65,7 @@ RECIPE = Recipe(
             . . # # # # .
             . . . . . . #
             """,
-            given={"heads": 2, "group": 4},
+            given={"all_heads": 2, "group": 4},
             head=1,
         ),
     ),
@@ -75,5 +75,5 @@ RECIPE = Recipe(
     ),
     needs=frozenset({"bh"}),
     sizes=Sizes(q_len=8192),
-    small={"heads": 4, "group": 12},
+    small={"all_heads": 4, "group": 12},
 )

@@ -222,7 +222,7 @@ def test_plot(gym: Any, tmp_path: Path, name: str) -> None:
         ("show causal --size 0", "--size"),
         ("plot causal --out picture.gif", ".png or .svg"),
         ("plot causal --q-len 100000", "1024"),
-        ("plot causal --block 0", "--block"),
+        ("plot causal --block-size 0", "--block-size"),
         ("verify", "--all"),
         ("bench", "--all"),
         ("bench causal --rounds 1", "--rounds"),
