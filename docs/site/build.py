@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grid
 import pages
@@ -33,18 +34,20 @@ ROOT = DOCS.parent
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)]*)?\)")
 
 
-def one(name: str, source: Path, measured: Sequence[dict]) -> None:  # type: ignore[type-arg]
+def one(name: str, source: Path, measured: dict[str, Any]) -> None:
     """Pictures and page of one recipe."""
     torch.set_num_threads(1)
     recipe = load(name)
     pictures.draw(recipe, source / "extra" / "pictures")
-    rows = [row for row in measured if row["recipe"] == name]
-    (source / "gallery" / f"{name}.md").write_text(pages.recipe_page(recipe, rows))
+    rows = [row for row in measured["rows"] if row["recipe"] == name]
+    text = pages.recipe_page(recipe, rows, measured["machine"])
+    (source / "gallery" / f"{name}.md").write_text(text)
 
 
-def measured_rows() -> list[dict]:  # type: ignore[type-arg]
+def measured() -> dict[str, Any]:
+    """Rows of `attention_gym bench --all`, and the machine they were measured on."""
     path = DOCS / "benchmarks" / "recipes.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    return json.loads(path.read_text()) if path.exists() else {"rows": [], "machine": {}}
 
 
 def copy_markdown(source: Path) -> None:
@@ -94,7 +97,7 @@ def prepare(source: Path, chosen: Sequence[str]) -> None:
     }
     for name, text in made.items():
         (source / f"{name}.md").write_text(text)
-    work = partial(one, source=source, measured=measured_rows())
+    work = partial(one, source=source, measured=measured())
     with ProcessPoolExecutor(2) as pool:
         list(track(pool.map(work, chosen), "recipes", total=len(chosen)))
 

@@ -45,7 +45,7 @@ def escaped(text: str) -> str:
     return text
 
 
-def speed(rows: Sequence[Mapping[str, Any]]) -> str:
+def speed(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
     """What was measured of one recipe, or that nothing was."""
     if not rows:
         return "Not measured yet."
@@ -53,7 +53,7 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> str:
     def times(row: Mapping[str, Any], name: str) -> str:
         ratio, own = row.get(f"over_{name}"), row.get(f"{name}_ms")
         if own is None:
-            return escaped(row.get("why", {}).get(name, "–"))
+            return escaped(row.get("why", {}).get(name, "not measured"))
         return f"{own:.3g} ms" + (f" ({ratio:.2f}×)" if ratio else " (too noisy to compare)")
 
     lines = ["| dtype | direction | queries × keys | flexattn | SDPA, dense mask | torch flex |"]
@@ -63,10 +63,13 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> str:
         parts = (row["dtype"], row["direction"], lengths, f"{row['ours_ms']:.3g} ms")
         others = [times(row, name) for name in ("sdpa", "torch_flex")]
         lines.append("| " + " | ".join([*parts, *others]) + " |")
-    return "\n".join(lines)
+    where = f"{machine['cpu']}, {machine['date']}; ×: how many times longer than ours."
+    return "\n".join([*lines, "", escaped(where)])
 
 
-def recipe_page(recipe: Recipe, measured: Sequence[Mapping[str, Any]]) -> str:
+def recipe_page(
+    recipe: Recipe, measured: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
+) -> str:
     """Everything of one recipe."""
     sizes = recipe.drawn(default=64)
     given = {name: p.default for name, p in recipe.options().items()} | dict(recipe.small)
@@ -101,7 +104,7 @@ def recipe_page(recipe: Recipe, measured: Sequence[Mapping[str, Any]]) -> str:
     parts += [
         "## Facts\n\n"
         + bullets([f"family: {recipe.family}", f"needs: {needs}", *dict.fromkeys(sources)]),
-        f"## Sparsity and speed\n\n{escaped(sparsity)}\n\n{speed(measured)}\n",
+        f"## Sparsity and speed\n\n{escaped(sparsity)}\n\n{speed(measured, machine)}\n",
         "## What it becomes\n",
         folded("traced graph", told.sections["graph"]),
         folded("C++ kernel, forward", told.forward),

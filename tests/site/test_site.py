@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import json
 import os
 import re
 import subprocess
@@ -158,11 +157,13 @@ def test_formulas() -> None:
 def test_speed_is_told_or_said_to_be_unknown() -> None:
     import pages
 
-    assert pages.speed([]) == "Not measured yet."
+    assert pages.speed([], {}) == "Not measured yet."
     row = {
         "dtype": "float32", "direction": "forward", "q_len": 8, "kv_len": 9, "ours_ms": 1.0,
         "sdpa_ms": 2.5, "over_sdpa": 2.5, "torch_flex_ms": None, "over_torch_flex": None,
         "why": {"torch_flex": "it has no backward"},
     }  # fmt: skip
-    line = pages.speed([json.loads(json.dumps(row))]).splitlines()[-1]
+    machine = {"cpu": "some CPU", "date": "2026-01-02"}
+    line, _, where = pages.speed([row], machine).splitlines()[-3:]
     assert "2.5 ms (2.50×)" in line and "it has no backward" in line
+    assert "some CPU, 2026-01-02" in where.replace("\\", "")
