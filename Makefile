@@ -94,7 +94,7 @@ figures: $(READY)
 		$(BIN)/python -m flexattn bench $$suite --output docs/benchmarks/$$suite.json || exit 1; \
 	done
 	$(BIN)/python docs/benchmarks/mask_recipes.py --no-peers
-	$(BIN)/python -m attention_gym bench --all --output docs/benchmarks/recipes.json
+	$(BIN)/python -m attention_gym bench --all --output docs/benchmarks/gallery/recipes.json
 	$(BIN)/python docs/fill_figures.py
 
 clean:

@@ -104,7 +104,7 @@ def page(folder: Path) -> str:
     head += (
         "The processor of these is a Zen 5. Of other machines: two cores of a Xeon with AMX "
         "([xeon-2026-11-26](xeon-2026-11-26)), two Zen 4 cores with earlier kernels "
-        "([epyc-2026-11-20](epyc-2026-11-20)).\n"
+        "([epyc-2026-11-20](epyc-2026-11-20)). Of every recipe: [gallery](gallery).\n"
     )
     return "\n".join([head, *parts])
 

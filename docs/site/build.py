@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -21,6 +22,7 @@ import grid
 import pages
 import pictures
 import references
+import stages
 import torch
 from rich.progress import track
 
@@ -46,7 +48,7 @@ def one(name: str, source: Path, measured: dict[str, Any]) -> None:
 
 def measured() -> dict[str, Any]:
     """Rows of `attention_gym bench --all`, and the machine they were measured on."""
-    path = DOCS / "benchmarks" / "recipes.json"
+    path = DOCS / "benchmarks" / "gallery" / "recipes.json"
     return json.loads(path.read_text()) if path.exists() else {"rows": [], "machine": {}}
 
 
@@ -92,7 +94,7 @@ def prepare(source: Path, chosen: Sequence[str]) -> None:
         "reference/operations": references.ops_page(),
         "reference/settings": references.knobs_page(),
         "reference/api": references.api_page(),
-        "stages": references.stages_page(),
+        "stages": stages.stages_page(),
         **{f"gallery/{row.name}": pages.absent_page(row) for row in ABSENT},
     }
     for name, text in made.items():
@@ -110,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sphinx.cmd.build import build_main
 
     chosen = sorted(options.only) if options.only else list(names())
+    options.out = options.out.resolve()
+    os.chdir(ROOT)  # files are then named from here in what is printed of a graph
     source = options.out.with_name(options.out.name + "-src")
     prepare(source, chosen)
     shutil.rmtree(options.out, ignore_errors=True)

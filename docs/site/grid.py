@@ -22,9 +22,10 @@ def options(name: str, label: str, values: Sequence[tuple[str, str]]) -> str:
 
 def card(name: str, title: str, picture: str, **facts: str) -> str:
     data = " ".join(f'data-{key}="{html.escape(value)}"' for key, value in facts.items())
+    broken = name.replace("_", "_<wbr>")
     badge = "" if facts["status"] == READY else f'<span class="badge">{facts["status"]}</span>'
     return (
-        f'<li class="card" {data}><a href="{name}.html">{picture}<b>{name}</b>{badge}'
+        f'<li class="card" {data}><a href="{name}.html">{picture}<b>{broken}</b>{badge}'
         f"<span>{html.escape(title)}</span></a></li>"
     )
 

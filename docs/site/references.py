@@ -87,31 +87,3 @@ def methods(value: type) -> list[str]:
         if home.startswith("flexattn"):
             parts.append(f"### {value.__name__}.{name}\n\n```text\n{inspect.cleandoc(text)}\n```\n")
     return parts
-
-
-def stages_page() -> str:
-    """One mask on its way from Python to a kernel, as the stages print it while this is built."""
-    from attention_gym.gallery import load
-    from attention_gym.recipe import Sizes
-
-    recipe = load("causal_window_document")
-    sizes, given = Sizes(batch=1, heads=2, q_len=64), {"window": 12, "documents": 3}
-    captures = recipe.make_captures(sizes, given)
-    _, mask_mod = recipe.mods({**given, **captures})
-    told = flexattn.explain(mask_mod=mask_mod, B=1, H=2, Q_LEN=64, BLOCK_SIZE=8)
-    from attention_gym.code import code as pasted
-
-    parts = ["# One mask, stage by stage\n"]
-    parts.append(
-        "Packed documents with a causal window, at 64 tokens. What follows was printed by the "
-        f"stages themselves.\n\n## Python\n\n```python\n{pasted(recipe)}\n```\n"
-    )
-    for title, text in told.sections.items():
-        if text:
-            parts.append(f"## {title}\n\n```text\n{text}\n```\n")
-    start = told.forward.find("mask_mod")
-    region = told.forward[max(0, told.forward.rfind("\n", 0, start)) : start + 2500]
-    parts.append(
-        f"## kernel\n\nThe part of the C++ kernel that this mask is:\n\n```cpp\n{region}\n```\n"
-    )
-    return "\n".join(parts)

@@ -34,6 +34,11 @@ class Browser:
     def open(self, path: Path, anchor: str = "") -> None:
         self._driver.get_log("browser")
         self._driver.get(path.resolve().as_uri() + anchor)
+        self._driver.execute_async_script(
+            "const done = arguments[0];"
+            "if (document.readyState === 'complete') done();"
+            "else addEventListener('load', () => done());"
+        )
 
     def evaluate(self, script: str, *arguments: Any) -> Any:
         """The value of an expression; ``arguments[0]`` and so on are given."""
