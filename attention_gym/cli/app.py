@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ from attention_gym.cli import (
     measure,
     prove,
 )
+from attention_gym.cli.options import unusual
 from attention_gym.errors import GymInputError, UnknownRecipeError
 from attention_gym.gallery import load, names
 from attention_gym.recipe import Recipe
@@ -72,11 +75,48 @@ def named_recipe(arguments: Sequence[str]) -> Recipe | None:
     return None
 
 
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command.
+
+    Raises:
+        GymInputError: An option that the command does not have; the nearest is named.
+    """
+    recipe = named_recipe(arguments)
+    options, unknown = build_parser(recipe).parse_known_args(arguments)
+    if not unknown:
+        return options
+    usage = options.parser.format_usage()
+    near = difflib.get_close_matches(unknown[0], re.findall(r"--[\w-]+", usage), 1)
+    raise GymInputError(
+        f"{options.command} does not take '{unknown[0]}'"
+        + (f" for {recipe.name}." if recipe else "."),
+        fix=(f"did you mean {near[0]}? " if near else "") + f"{options.command} --help lists all.",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out a command.
+
+    Raises:
+        GymInputError: The recipe cannot be made with the parameters or sizes that were asked for.
+    """
+    try:
+        return int(options.action(options))
+    except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
+        changed = unusual(options)
+        if isinstance(error, FlexAttentionError) or not changed:
+            raise
+        raise GymInputError(
+            f"{options.recipe.name} does not work with {', '.join(changed)}.",
+            why=f"making it ended in {type(error).__name__}: {str(error).splitlines()[0]}.",
+            fix=f"show {options.recipe.name} tells what each parameter is, and its usual value.",
+        ) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options = build_parser(named_recipe(arguments)).parse_args(arguments)
-        return int(options.action(options))
+        return run(parsed(arguments))
     except FlexAttentionError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UnknownRecipeError | GymInputError) else FAILED

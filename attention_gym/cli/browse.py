@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -80,6 +83,11 @@ def list_recipes(options: argparse.Namespace) -> int:
     rows = []
     chosen = [recipe for recipe in load_all() if matches(recipe, options)]
     err = Console(stderr=True)
+    if not chosen:
+        print(f"no recipe fits.{near_models(options.model or '')}", file=sys.stderr)
+        if options.json:
+            emit([], as_json=True)
+        return 0
     for recipe in track(chosen, "list", console=err, transient=True, disable=not err.is_terminal):
         mask = recipe_mask(recipe, recipe.sizes, {})
         rows.append(
@@ -91,6 +99,14 @@ def list_recipes(options: argparse.Namespace) -> int:
         columns="name kind block_sparsity formula models",
     )
     return 0
+
+
+def near_models(wanted: str) -> str:
+    """Names of models that are spelled nearly so."""
+    words = {word for r in load_all() for s in r.sources for word in re.findall(r"[\w-]+", s.model)}
+    lower = {word.lower(): word for word in sorted(words)}
+    near = difflib.get_close_matches(wanted.lower(), lower, 3)
+    return f" Models with a like name: {', '.join(lower[word] for word in near)}." if near else ""
 
 
 def matches(recipe: Recipe, options: argparse.Namespace) -> bool:

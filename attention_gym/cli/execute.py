@@ -21,7 +21,7 @@ from attention_gym.cli.options import (
     new_command,
     sizes,
 )
-from attention_gym.cli.report import emit
+from attention_gym.cli.report import console, emit
 from attention_gym.errors import GymInputError
 from attention_gym.inputs import DTYPES, Problem, make_problem
 from attention_gym.recipe import Recipe
@@ -108,6 +108,8 @@ def run(options: argparse.Namespace) -> int:
             as_json=False,
             columns="recipe dtype query key backward empty/partial/full mask_ms first_ms later_ms",
         )
+        if mask is not None and mask.sparsity() == 100:
+            console().print("the mask keeps nothing: every output is 0")
     return 0
 
 

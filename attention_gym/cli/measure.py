@@ -123,11 +123,22 @@ def report(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         return emit(rows, as_json=True)
     columns = [name for name in rows[0] if name not in ("why", "batch", "kv_len", "head_dim")]
-    emit(rows, as_json=False, columns=" ".join(columns))
+    emit([row | noisy(row) for row in rows], as_json=False, columns=" ".join(columns))
     for row in rows:
         for name, reason in row["why"].items():
             console().print(f"{row['recipe']}: {name} cannot: {reason}", markup=False)
     console().print(
-        "over_…: how many times longer the other takes; - where there is nothing to say"
+        "over_…: how many times longer the other takes; - where it does not take part; noisy where "
+        "this machine's timings differ too much to say"
     )
     return None
+
+
+def noisy(row: dict[str, Any]) -> dict[str, str]:
+    """Ratios that are left out although both were timed."""
+    others = [name.removeprefix("over_") for name in row if name.startswith("over_")]
+    return {
+        f"over_{name}": "noisy"
+        for name in others
+        if row[f"over_{name}"] is None and row[f"{name}_ms"] is not None
+    }

@@ -32,7 +32,7 @@ def new_command(
         + "\n".join(f"  python -m attention_gym {e}" for e in examples.split("\n")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(action=action)
+    parser.set_defaults(action=action, parser=parser)
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     return parser
 
@@ -74,6 +74,19 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     if options.recipe is None:
         return {}
     return {name: getattr(options, name) for name in options.recipe.options()}
+
+
+def unusual(options: argparse.Namespace) -> list[str]:
+    """Parameters and sizes of the recipe that were given other values than their defaults."""
+    recipe = getattr(options, "recipe", None)
+    if recipe is None:
+        return []
+    asked = {name: getattr(options, name, None) for name in (*recipe.options(), *SIZE_HELP)}
+    return [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in asked.items()
+        if value is not None and value != options.parser.get_default(name)
+    ]
 
 
 SIZE_HELP = {

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from attention_gym.cli.app import build_parser, main
+from attention_gym.cli.measure import noisy
 from attention_gym.code import code
 from attention_gym.gallery import load, names
 from attention_gym.inputs import make_problem
@@ -279,3 +280,40 @@ def test_compile_refuses_what_is_none(gym: Any) -> None:
     assert gym("compile causal --target sm_12")[0] == 1
     assert gym("compile causal --head-dim wide")[0] == 2
     assert gym("compile causal --direction sideways")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("show beit_bias --height 0", "beit_bias does not work with --height 0."),
+        ("run document --documents 0 --q-len 50", "with --documents 0, --q-len 50."),
+        ("run sliding_window --windw 3", "did you mean --window?"),
+        ("compare causal alibi --foo", "compare does not take '--foo'"),
+    ],
+)
+def test_what_cannot_be_is_told_without_a_traceback(gym: Any, line: str, told: str) -> None:
+    status, out, err = gym(line)
+    assert status == 2 and not out and told in err
+
+
+def test_a_mistake_in_a_recipe_keeps_its_traceback(gym: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("attention_gym.cli.browse.describe", lambda recipe: [][1])
+    with pytest.raises(IndexError):
+        gym("show causal --json")
+
+
+def test_filters_that_nothing_fits(gym: Any) -> None:
+    status, out, err = gym("list --model mistrl")
+    assert status == 0 and not out and "Mistral" in err
+    assert json.loads(gym("list --model mistrl --json")[1]) == []
+
+
+def test_a_mask_that_keeps_nothing_is_said_to(gym: Any) -> None:
+    assert "keeps nothing" in gym("run sliding_window --window -3 --q-len 40")[1]
+    assert "keeps nothing" not in gym("run sliding_window --window 3 --q-len 40")[1]
+
+
+def test_a_ratio_too_noisy_to_tell_says_so() -> None:
+    row = {"ours_ms": 1.0, "sdpa_ms": 2.0, "torch_flex_ms": None}
+    ratios = {"over_sdpa": None, "over_torch_flex": None}
+    assert noisy(row | ratios) == {"over_sdpa": "noisy"}
